@@ -1,1 +1,22 @@
+//! Volumes for containers that outlive them and their host.
+//!
+//! `docs/architecture.md` is the page to read first. A module uses only modules on lower floors;
+//! `tests/floors.rs` holds that.
 
+// Floor 0: words.
+pub mod clock;
+pub mod error;
+pub mod failpoint;
+pub mod id;
+pub mod name;
+pub mod options;
+pub mod units;
+
+// Floor 1: model.
+pub mod model;
+
+// Floor 2: boundaries.
+pub mod linux;
+
+// Floor 4: backends.
+pub mod backend;

@@ -1,0 +1,70 @@
+# shellcheck shell=bash
+# Helpers for the scripts beside this file; sourced, not run.
+
+# The lowest toolchain that builds Holdfast; Cargo.toml's rust-version says the same.
+readonly MINIMUM_CARGO=1.95.0
+
+step() { printf '\n==> %s\n' "$*"; }
+
+fail() {
+    printf '\nerror: %s\n' "$1" >&2
+    shift
+    if (($#)); then printf '       %s\n' "$@" >&2; fi
+    exit 1
+}
+
+require_root() {
+    ((EUID == 0)) || fail "${0##*/} needs root: it makes loop devices and mounts." "Run it again with sudo."
+}
+
+# install_missing COMMAND=PACKAGE...: installs the packages whose command is not there.
+install_missing() {
+    local pair packages=()
+    for pair in "$@"; do
+        command -v "${pair%%=*}" >/dev/null || packages+=("${pair#*=}")
+    done
+    ((${#packages[@]})) || return 0
+    command -v apt-get >/dev/null ||
+        fail "These packages are missing: ${packages[*]}." "This system has no apt-get; install them by hand and run ${0##*/} again."
+    require_root
+    step "Installing ${packages[*]}"
+    apt_install "${packages[@]}"
+}
+
+# The package lists of a fresh machine are empty or old: they are fetched only when the first try fails.
+apt_install() {
+    local options=(-y -q --no-install-recommends)
+    DEBIAN_FRONTEND=noninteractive apt-get install "${options[@]}" "$@" && return
+    apt-get update -q
+    DEBIAN_FRONTEND=noninteractive apt-get install "${options[@]}" "$@"
+}
+
+# A user's rustup lives in the home directory, which a root shell's PATH may not name.
+require_cargo() {
+    if ! command -v cargo >/dev/null && [[ -x $HOME/.cargo/bin/cargo ]]; then
+        PATH=$HOME/.cargo/bin:$PATH
+    fi
+    local help=(
+        "Get the current stable Rust with rustup (https://rustup.rs):"
+        "    apt-get install -y curl ca-certificates"
+        "    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y"
+        "    . \"\$HOME/.cargo/env\""
+        "or, where rustup is there already: rustup update stable"
+        "Then run ${0##*/} again."
+    )
+    command -v cargo >/dev/null || fail "cargo is not installed; Holdfast needs $MINIMUM_CARGO or newer." "${help[@]}"
+    local found
+    found=$(cargo --version | cut -d' ' -f2)
+    printf '%s\n' "$MINIMUM_CARGO" "${found%%-*}" | sort --version-sort --check=quiet ||
+        fail "cargo is $found; Holdfast needs $MINIMUM_CARGO or newer." "${help[@]}"
+}
+
+# wait_for SECONDS COMMAND...: true as soon as the command succeeds, false when it has not by then.
+wait_for() {
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        ((SECONDS < deadline)) || return 1
+        sleep 0.1
+    done
+}

@@ -1,0 +1,311 @@
+//! Where volumes live. A backend is the truth about storage; the catalog is the truth about intent.
+//!
+//! Every call is idempotent and takes names chosen before (a volume's uuid and generation, a
+//! snapshot's uuid), so that the engine can repeat it after a crash. What a backend can do beyond
+//! the minimum is told by the capability traits that it gives out; nothing answers "unsupported" at
+//! run time that the types could say. A new backend is one folder here and one line in
+//! [`crate::daemon`].
+
+pub mod contract;
+pub mod fault;
+pub mod loopback;
+pub mod sim;
+
+use std::any::Any;
+use std::fmt::Debug;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::id::{Generation, SnapshotUuid, VolumeUuid};
+use crate::model::{Outcome, Progress, Snapshot, Volume};
+use crate::name::BackendName;
+use crate::units::ByteSize;
+
+/// The content of one volume at one generation: what a backend keeps a device or directory for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Locator {
+    /// The volume.
+    pub volume: VolumeUuid,
+    /// Its generation.
+    pub generation: Generation,
+}
+
+impl From<&Volume> for Locator {
+    fn from(volume: &Volume) -> Self {
+        Self { volume: volume.uuid, generation: volume.generation }
+    }
+}
+
+/// Content that can be copied into a new generation or a new volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContentRef {
+    /// A volume as it is now; frozen or not mounted while it is copied.
+    Live(Locator),
+    /// A snapshot.
+    Snapshot {
+        /// The volume that it was cut from.
+        volume: VolumeUuid,
+        /// The snapshot.
+        snapshot: SnapshotUuid,
+    },
+}
+
+/// Whether a backend gives devices or directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendKind {
+    /// A block device, on which we put a filesystem.
+    Block,
+    /// A directory of a remote filesystem.
+    File,
+}
+
+/// From where a backend's volumes can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Only from this host.
+    Local,
+    /// From any node.
+    Global,
+}
+
+/// What is mounted to reach a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MountSource {
+    /// A block device of this host, its identity proved.
+    Device(PathBuf),
+    /// A remote filesystem.
+    Export {
+        /// The filesystem's type, such as `nfs4`.
+        filesystem: String,
+        /// Server and path.
+        source: String,
+        /// Mount options that the backend needs.
+        options: Vec<String>,
+    },
+}
+
+/// A volume that this host can reach. While the value lives, the device stays; once it is mounted,
+/// the mount holds it.
+#[derive(Debug)]
+pub struct Attachment {
+    /// What to mount.
+    pub source: MountSource,
+    /// Keeps the device from going away between attach and mount.
+    _hold: Option<Box<dyn Hold>>,
+}
+
+trait Hold: Any + Debug + Send + Sync {}
+impl<T: Any + Debug + Send + Sync> Hold for T {}
+
+impl Attachment {
+    /// An attachment that lasts without being held.
+    pub fn lasting(source: MountSource) -> Self {
+        Self { source, _hold: None }
+    }
+
+    /// An attachment that lasts while `hold` lives.
+    pub fn held_by(source: MountSource, hold: impl Any + Debug + Send + Sync) -> Self {
+        Self { source, _hold: Some(Box::new(hold)) }
+    }
+}
+
+/// What really exists of a volume's generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presence {
+    /// Nothing.
+    Absent,
+    /// It exists.
+    Present {
+        /// Size of its device; none on a file backend.
+        size: Option<ByteSize>,
+        /// What this host reaches it by, if it is attached here.
+        attached: Option<MountSource>,
+    },
+}
+
+/// Room that a volume takes in its backend.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Bytes allocated for the volume's present content.
+    pub allocated: u64,
+    /// Bytes allocated for its snapshots; what they share with it may be counted again.
+    pub snapshots: u64,
+}
+
+/// Room in a backend as a whole, and what is wrong with it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// Bytes in all.
+    pub total: Option<u64>,
+    /// Bytes free.
+    pub free: Option<u64>,
+    /// Where it keeps its volumes.
+    pub location: String,
+    /// What an administrator should know or mend, as sentences.
+    pub warnings: Vec<String>,
+}
+
+/// All that the catalog knows of a volume, kept with its data so that a lost catalog can be rebuilt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// The volume.
+    pub volume: Volume,
+    /// Its snapshots.
+    pub snapshots: Vec<Snapshot>,
+    /// The user removed it and asked to keep its data: it is not to be taken up again by itself.
+    #[serde(default)]
+    pub retained: bool,
+}
+
+/// A volume found in a backend.
+#[derive(Debug)]
+pub struct Found {
+    /// Which one.
+    pub volume: VolumeUuid,
+    /// Its description, or why it cannot be read.
+    pub description: Result<Description>,
+}
+
+/// What every backend does. All calls are idempotent; all may be abandoned by their caller, and then
+/// may or may not have happened. None of them blocks the async threads.
+#[async_trait]
+pub trait Backend: Debug + Send + Sync {
+    /// The name by which users choose it.
+    fn name(&self) -> &BackendName;
+
+    /// Devices or directories.
+    fn kind(&self) -> BackendKind;
+
+    /// From where its volumes can be reached.
+    fn scope(&self) -> Scope;
+
+    /// The size of a volume when the user names none; `None` where size means nothing.
+    fn default_size(&self) -> Option<ByteSize>;
+
+    /// Room and health.
+    async fn status(&self) -> Result<BackendStatus>;
+
+    /// Makes the storage of `volume` (its uuid, generation and size), holding nothing but zeros or no
+    /// file. Atomic: afterwards it exists whole or not at all. `Unchanged` if it exists already.
+    async fn create(&self, volume: &Volume) -> Result<Outcome>;
+
+    /// Deletes all that is kept for the volume: every generation, snapshot and description.
+    /// Fails with `InUse` if anything of it is attached. Once begun, only a repeat can follow.
+    async fn delete(&self, volume: VolumeUuid) -> Result<Outcome>;
+
+    /// Deletes one generation of a volume and nothing else of it.
+    async fn delete_generation(&self, locator: Locator) -> Result<Outcome>;
+
+    /// Lets this host reach the volume and proves that what it reaches is the volume. Repeating gives
+    /// the same attachment.
+    async fn attach(&self, locator: Locator) -> Result<Attachment>;
+
+    /// Takes the volume away from this host. Fails with `InUse` while anything has it mounted or open.
+    async fn detach(&self, locator: Locator) -> Result<Outcome>;
+
+    /// What really exists.
+    async fn inspect(&self, locator: Locator) -> Result<Presence>;
+
+    /// Room taken.
+    async fn usage(&self, locator: Locator) -> Result<Usage>;
+
+    /// Keeps `description` with the volume's data, atomically in place of the one before.
+    async fn describe(&self, description: &Description) -> Result<()>;
+
+    /// All volumes that the backend holds, whether the catalog knows them or not.
+    async fn survey(&self) -> Result<Vec<Found>>;
+
+    /// Snapshots and clones, if it has them.
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        None
+    }
+
+    /// Growing, if it can.
+    fn grow(&self) -> Option<&dyn Grow> {
+        None
+    }
+
+    /// Knowledge of which extents hold data and which changed, if it has it.
+    fn extents(&self) -> Option<&dyn Extents> {
+        None
+    }
+}
+
+/// What cutting or copying content will cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyCost {
+    /// Blocks are shared; the time does not grow with the data.
+    Shared,
+    /// Every allocated byte is copied.
+    Full {
+        /// Bytes to copy.
+        bytes: u64,
+        /// How long it should take.
+        estimate: Duration,
+    },
+}
+
+/// Points in time of a volume.
+#[async_trait]
+pub trait Snapshots: Debug + Send + Sync {
+    /// What copying `content` would cost, found out without copying.
+    async fn copy_cost(&self, content: ContentRef) -> Result<CopyCost>;
+
+    /// Cuts a snapshot of the volume as it is now; the caller has frozen it or it is not mounted.
+    /// Atomic: the snapshot exists whole or not at all. Gives up with `Busy`, leaving nothing, when
+    /// `limit` is over.
+    async fn snapshot(
+        &self,
+        locator: Locator,
+        snapshot: SnapshotUuid,
+        progress: &Progress,
+        limit: Option<Duration>,
+    ) -> Result<Outcome>;
+
+    /// Deletes a snapshot.
+    async fn delete_snapshot(&self, volume: VolumeUuid, snapshot: SnapshotUuid) -> Result<Outcome>;
+
+    /// Makes the storage of `target` (uuid, generation, size) with the content of `source`, zeros behind
+    /// it where `target` is larger. Atomic like `create`; gives up like `snapshot`.
+    async fn create_from(
+        &self,
+        source: ContentRef,
+        target: &Volume,
+        progress: &Progress,
+        limit: Option<Duration>,
+    ) -> Result<Outcome>;
+}
+
+/// Larger devices.
+#[async_trait]
+pub trait Grow: Debug + Send + Sync {
+    /// Makes the device `size` bytes large, attached or not; never smaller. The filesystem is the
+    /// caller's to grow.
+    async fn grow(&self, locator: Locator, size: ByteSize) -> Result<Outcome>;
+}
+
+/// Which byte ranges hold data, for incremental copies. Never guesses: what is not sure is allocated
+/// or changed.
+#[async_trait]
+pub trait Extents: Debug + Send + Sync {
+    /// Ranges of the snapshot that may hold anything but zeros, ascending and disjoint.
+    async fn allocated_extents(
+        &self,
+        volume: VolumeUuid,
+        snapshot: SnapshotUuid,
+    ) -> Result<Vec<Range<u64>>>;
+
+    /// Ranges in which `snapshot` may differ from `base`, ascending and disjoint.
+    async fn changed_extents(
+        &self,
+        volume: VolumeUuid,
+        base: SnapshotUuid,
+        snapshot: SnapshotUuid,
+    ) -> Result<Vec<Range<u64>>>;
+}

@@ -1,0 +1,145 @@
+//! Identifiers: each thing's id is a type of its own, so that one cannot pass for another.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+
+macro_rules! uuid_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(
+            Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+        )]
+        #[serde(transparent)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// The id with this UUID.
+            pub const fn from_uuid(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
+
+            /// The bare UUID.
+            pub const fn uuid(self) -> Uuid {
+                self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.hyphenated().fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Error;
+
+            fn from_str(text: &str) -> Result<Self> {
+                Uuid::try_parse(text)
+                    .map(Self)
+                    .map_err(|_| Error::invalid(format!("{text:?} is not a UUID")))
+            }
+        }
+    };
+}
+
+uuid_id! {
+    /// A volume, whatever its name is or becomes.
+    VolumeUuid
+}
+uuid_id! {
+    /// A snapshot.
+    SnapshotUuid
+}
+uuid_id! {
+    /// A change in progress.
+    OperationId
+}
+uuid_id! {
+    /// One run of the kernel: changes at each boot (`/proc/sys/kernel/random/boot_id`).
+    BootId
+}
+
+/// Which content a volume holds: grows by one each time the content is replaced as a whole, so that
+/// what a backend keeps for the old content and for the new one have different names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Generation(u64);
+
+impl Generation {
+    /// The content that a volume is created with.
+    pub const FIRST: Self = Self(1);
+
+    /// The generation after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// The number, for names.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The generation with this number.
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Docker's name for one container's use of a volume: up to 256 printable ASCII characters, none of
+/// them a space.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MountId(String);
+
+impl MountId {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for MountId {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        if text.is_empty() {
+            return Err(Error::invalid("the mount id is empty"));
+        }
+        if text.len() > 256 || !text.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(Error::invalid("a mount id is 1 to 256 printable ASCII characters"));
+        }
+        Ok(Self(text))
+    }
+}
+
+impl FromStr for MountId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        text.to_owned().try_into()
+    }
+}
+
+impl From<MountId> for String {
+    fn from(id: MountId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for MountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -1,0 +1,15 @@
+//! What the catalog records: volumes, snapshots, mounts and operations, and what may follow what.
+
+mod ledger;
+mod operation;
+mod outcome;
+mod progress;
+mod snapshot;
+mod volume;
+
+pub use ledger::{Holder, MountEntry, MountLedger};
+pub use operation::{Operation, OperationKind};
+pub use outcome::Outcome;
+pub use progress::Progress;
+pub use snapshot::{Snapshot, SnapshotOrigin};
+pub use volume::{Content, Volume, VolumeState};

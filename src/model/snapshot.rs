@@ -1,0 +1,37 @@
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Generation, SnapshotUuid, VolumeUuid};
+use crate::name::SnapshotName;
+use crate::units::ByteSize;
+
+/// A read-only point in time of one volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// What it is.
+    pub uuid: SnapshotUuid,
+    /// The volume that it was cut from.
+    pub volume: VolumeUuid,
+    /// Its name within the volume.
+    pub name: SnapshotName,
+    /// The volume's generation at the time.
+    pub generation: Generation,
+    /// The volume's size at the time.
+    pub size: Option<ByteSize>,
+    /// Who asked for it.
+    pub origin: SnapshotOrigin,
+    /// Whether it may be read: not before its last step.
+    pub complete: bool,
+    /// When it was cut.
+    pub created: Timestamp,
+}
+
+/// Who asked for a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SnapshotOrigin {
+    /// A user.
+    User,
+    /// A restore in place, which keeps what it replaces.
+    Safety,
+}
