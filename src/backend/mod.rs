@@ -15,6 +15,7 @@ use std::any::Any;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -264,7 +265,7 @@ pub trait Snapshots: Debug + Send + Sync {
         &self,
         locator: Locator,
         snapshot: SnapshotUuid,
-        progress: &Progress,
+        progress: &Arc<Progress>,
         limit: Option<Duration>,
     ) -> Result<Outcome>;
 
@@ -277,7 +278,7 @@ pub trait Snapshots: Debug + Send + Sync {
         &self,
         source: ContentRef,
         target: &Volume,
-        progress: &Progress,
+        progress: &Arc<Progress>,
         limit: Option<Duration>,
     ) -> Result<Outcome>;
 }
