@@ -18,5 +18,8 @@ pub mod model;
 // Floor 2: boundaries.
 pub mod linux;
 
+// Floor 3: agreement.
+pub mod catalog;
+
 // Floor 4: backends.
 pub mod backend;

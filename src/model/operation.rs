@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{Generation, OperationId, SnapshotUuid, VolumeUuid};
 use crate::name::VolumeName;
+use crate::options::OnRemove;
 use crate::units::ByteSize;
 
 /// One change in progress, recorded before its first side effect and until its last.
@@ -30,8 +31,11 @@ pub enum OperationKind {
         /// The mounted volume that was frozen to copy its content.
         frozen: Option<VolumeUuid>,
     },
-    /// The end of a volume. Finished by recovery.
-    Delete,
+    /// The end of a volume. Finished by recovery once the volume is `Deleting`.
+    Delete {
+        /// What becomes of its data.
+        disposal: OnRemove,
+    },
     /// The first mount on this host. Undone by recovery: nobody will send its unmount.
     Mount,
     /// The last unmount on this host. Finished by recovery.
@@ -72,7 +76,7 @@ impl OperationKind {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Create { .. } => "create",
-            Self::Delete => "delete",
+            Self::Delete { .. } => "delete",
             Self::Mount => "mount",
             Self::Unmount => "unmount",
             Self::Snapshot { .. } => "snapshot",

@@ -2,6 +2,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Generation, SnapshotUuid, VolumeUuid};
+use crate::model::Content;
 use crate::name::SnapshotName;
 use crate::units::ByteSize;
 
@@ -18,6 +19,8 @@ pub struct Snapshot {
     pub generation: Generation,
     /// The volume's size at the time.
     pub size: Option<ByteSize>,
+    /// How far the volume's filesystem had been made.
+    pub content: Content,
     /// Who asked for it.
     pub origin: SnapshotOrigin,
     /// Whether it may be read: not before its last step.

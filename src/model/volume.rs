@@ -25,6 +25,9 @@ pub struct Volume {
     pub content: Content,
     /// Size of its device; on a file backend what the user asked for, as a label.
     pub size: Option<ByteSize>,
+    /// Its device is larger than its filesystem: the next mount grows the filesystem.
+    #[serde(default)]
+    pub grow_pending: bool,
     /// The filesystem on its device; none on a file backend.
     pub filesystem: Option<FilesystemKind>,
     /// Words for mkfs.

@@ -1,0 +1,126 @@
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::file::CatalogFile;
+use super::*;
+use crate::error::ErrorKind;
+use crate::id::Generation;
+use crate::model::{Content, VolumeState};
+use crate::options::{OnRemove, Ownership};
+
+fn volume(number: u128, name: &str) -> Volume {
+    Volume {
+        uuid: VolumeUuid::from_uuid(Uuid::from_u128(number)),
+        name: name.parse().unwrap(),
+        backend: "sim".parse().unwrap(),
+        generation: Generation::FIRST,
+        state: VolumeState::Ready,
+        content: Content::Blank,
+        size: None,
+        grow_pending: false,
+        filesystem: None,
+        mkfs_options: vec![],
+        mount_options: vec![],
+        ownership: Ownership::default(),
+        read_only: false,
+        on_remove: OnRemove::Delete,
+        options: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        created: Timestamp::UNIX_EPOCH,
+    }
+}
+
+fn put(volume: &Volume) -> Change {
+    Change::PutVolume(Box::new(volume.clone()))
+}
+
+fn names(catalog: &Catalog) -> Vec<String> {
+    catalog.read(|state| state.named_volumes().map(|v| v.name.to_string()).collect())
+}
+
+#[tokio::test]
+async fn what_was_committed_is_there_after_reopening() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("catalog.redb");
+    let catalog = Catalog::open(&path).unwrap();
+    let (a, b) = (volume(1, "a"), volume(2, "b"));
+    catalog.commit(vec![put(&a), put(&b)]).await.unwrap();
+    catalog.commit(vec![Change::RemoveVolume(a.uuid)]).await.unwrap();
+    drop(catalog);
+    assert_eq!(names(&Catalog::open(&path).unwrap()), ["b"]);
+}
+
+#[tokio::test]
+async fn a_name_has_one_holder() {
+    let directory = tempfile::tempdir().unwrap();
+    let catalog = Catalog::open(&directory.path().join("catalog.redb")).unwrap();
+    catalog.commit(vec![put(&volume(1, "a"))]).await.unwrap();
+    let other = volume(3, "other");
+    let error = catalog.commit(vec![put(&other), put(&volume(2, "a"))]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert_eq!(names(&catalog), ["a"], "all of a commit or none");
+
+    catalog.commit(vec![put(&volume(1, "renamed"))]).await.unwrap();
+    catalog.commit(vec![put(&volume(2, "a"))]).await.unwrap();
+    assert_eq!(names(&catalog), ["a", "renamed"]);
+
+    let trashed =
+        Volume { state: VolumeState::Trashed { since: Timestamp::UNIX_EPOCH }, ..volume(2, "a") };
+    catalog.commit(vec![put(&trashed)]).await.unwrap();
+    catalog.commit(vec![put(&volume(4, "a"))]).await.unwrap();
+    assert_eq!(names(&catalog), ["a", "renamed"], "what is in the trash frees its name");
+}
+
+#[tokio::test]
+async fn many_commits_at_once_all_land_and_one_of_two_rivals_wins() {
+    let directory = tempfile::tempdir().unwrap();
+    let catalog = Arc::new(Catalog::open(&directory.path().join("catalog.redb")).unwrap());
+    let commits: Vec<_> = (0..100u128)
+        .map(|number| {
+            let catalog = Arc::clone(&catalog);
+            tokio::spawn(async move {
+                let name = format!("v{}", number / 2);
+                catalog.commit(vec![put(&volume(number, &name))]).await.is_ok()
+            })
+        })
+        .collect();
+    let mut won = 0;
+    for commit in commits {
+        won += usize::from(commit.await.unwrap());
+    }
+    assert_eq!(won, 50);
+    assert_eq!(names(&catalog).len(), 50);
+}
+
+#[test]
+fn a_second_opening_a_damaged_and_a_newer_catalog_are_clear_errors() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("catalog.redb");
+    let catalog = Catalog::open(&path).unwrap();
+    assert_eq!(Catalog::open(&path).unwrap_err().kind(), ErrorKind::InUse);
+    drop(catalog);
+
+    fn nothing(_: &redb::WriteTransaction) -> Result<()> {
+        Ok(())
+    }
+    let newer = CatalogFile::open_with(&path, &[nothing]).unwrap();
+    drop(newer);
+    assert!(directory.path().join("catalog.format-1.redb").exists(), "a migration keeps a copy");
+    let error = Catalog::open(&path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.full_message().contains("format 2"), "{}", error.full_message());
+
+    for damage in [&b"not a catalog at all"[..], b"", &[0; 8192]] {
+        std::fs::write(&path, damage).unwrap();
+        match Catalog::open(&path) {
+            // redb makes a new database of an empty file.
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.full_message());
+                assert!(error.hint_text().unwrap().contains("--rebuild-catalog"));
+            }
+            Ok(_) => panic!("{} bytes of nonsense passed for a catalog", damage.len()),
+        }
+    }
+}

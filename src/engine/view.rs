@@ -1,0 +1,192 @@
+//! What the engine tells of volumes, snapshots and operations: the shapes that users see as JSON.
+//! Keys are stable, sizes are bytes, times RFC 3339.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::backend::{BackendStatus, Scope};
+use crate::id::{MountId, OperationId, SnapshotUuid, VolumeUuid};
+use crate::model::{Holder, SnapshotOrigin};
+use crate::name::{BackendName, SnapshotName, VolumeName};
+use crate::options::FilesystemKind;
+use crate::units::ByteSize;
+
+/// A volume in a list; told without asking any backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeSummary {
+    /// Its name.
+    pub name: VolumeName,
+    /// Its uuid.
+    pub uuid: VolumeUuid,
+    /// Where it lives.
+    pub backend: BackendName,
+    /// Its size.
+    pub size: Option<ByteSize>,
+    /// The filesystem on its device.
+    pub filesystem: Option<FilesystemKind>,
+    /// `creating`, `ready`, `trashed` or `deleting`.
+    pub state: String,
+    /// The directory for containers, while it is mounted.
+    pub mountpoint: Option<PathBuf>,
+    /// Mounts less unmounts, of all ids.
+    pub mounts: u32,
+    /// Snapshots it has.
+    pub snapshots: usize,
+    /// When it was created.
+    pub created: Timestamp,
+}
+
+/// All about one volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeDetails {
+    /// Its name.
+    pub name: VolumeName,
+    /// Its uuid.
+    pub uuid: VolumeUuid,
+    /// Where it lives.
+    pub backend: BackendName,
+    /// Its size.
+    pub size: Option<ByteSize>,
+    /// Bytes that its content takes in the backend; none if the backend did not answer in time.
+    pub used: Option<u64>,
+    /// `creating`, `ready`, `trashed` or `deleting`.
+    pub state: String,
+    /// `ok`, or what is wrong with it.
+    pub health: String,
+    /// The filesystem on its device.
+    pub filesystem: Option<FilesystemKind>,
+    /// The directory for containers, while it is mounted.
+    pub mountpoint: Option<PathBuf>,
+    /// Device or export, while it is mounted.
+    pub source: Option<String>,
+    /// Who holds it mounted.
+    pub mounts: Vec<MountView>,
+    /// The node that tells this.
+    pub node: String,
+    /// Its snapshots, oldest first.
+    pub snapshots: Vec<SnapshotView>,
+    /// The options as given.
+    pub options: BTreeMap<String, String>,
+    /// The labels.
+    pub labels: BTreeMap<String, String>,
+    /// When it was created.
+    pub created: Timestamp,
+    /// When it was last backed up.
+    pub last_backup: Option<Timestamp>,
+}
+
+/// One holder of a mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountView {
+    /// The mount id.
+    pub id: MountId,
+    /// Mounts less unmounts.
+    pub count: u32,
+    /// `container` or `host`.
+    pub holder: Holder,
+    /// When it mounted last.
+    pub since: Timestamp,
+}
+
+/// A snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotView {
+    /// The volume.
+    pub volume: VolumeName,
+    /// Its name within the volume.
+    pub name: SnapshotName,
+    /// Its uuid.
+    pub uuid: SnapshotUuid,
+    /// The volume's size at the time.
+    pub size: Option<ByteSize>,
+    /// `user`, or `safety` for what a restore replaced.
+    pub origin: SnapshotOrigin,
+    /// When it was cut.
+    pub created: Timestamp,
+}
+
+/// An operation, running or over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationView {
+    /// Its id.
+    pub id: OperationId,
+    /// What it does: `create`, `delete`, `snapshot` and so on.
+    pub kind: String,
+    /// The volume.
+    pub volume: VolumeName,
+    /// How it stands.
+    pub state: OperationState,
+    /// Bytes done, for operations that copy.
+    pub done: u64,
+    /// Bytes to do; 0 while unknown or where nothing is copied.
+    pub total: u64,
+    /// When it began.
+    pub started: Timestamp,
+    /// When it ended.
+    pub finished: Option<Timestamp>,
+    /// Why it failed.
+    pub error: Option<ErrorView>,
+}
+
+/// How an operation stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OperationState {
+    /// Waiting for another operation on the same volume, or at work.
+    Running,
+    /// Done.
+    Done,
+    /// Failed, and undone.
+    Failed,
+    /// Failed, and what it left could not be cleaned up yet; tried again at the next request and start.
+    Stuck,
+}
+
+/// An error as programs see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorView {
+    /// Stable word.
+    pub code: String,
+    /// What failed, and why.
+    pub message: String,
+    /// What to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// The node on one screen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// This node's name.
+    pub node: String,
+    /// The daemon's version.
+    pub version: String,
+    /// Where volumes can be reached from.
+    pub scope: Scope,
+    /// The backends.
+    pub backends: Vec<BackendView>,
+    /// Volumes by state.
+    pub volumes: BTreeMap<String, usize>,
+    /// Volumes mounted on this node.
+    pub mounted: usize,
+    /// Operations that run or are stuck.
+    pub operations: Vec<OperationView>,
+    /// What an administrator should know, as sentences.
+    pub warnings: Vec<String>,
+}
+
+/// One backend on one screen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendView {
+    /// Its name.
+    pub name: BackendName,
+    /// Whether volumes go there when nothing else is said.
+    pub default: bool,
+    /// Volumes it has.
+    pub volumes: usize,
+    /// Room and health; none if it did not answer in time.
+    pub status: Option<BackendStatus>,
+}
