@@ -23,3 +23,6 @@ pub mod catalog;
 
 // Floor 4: backends.
 pub mod backend;
+
+// Floor 6: engine.
+pub mod engine;

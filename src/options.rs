@@ -97,6 +97,16 @@ pub enum ContentSource {
     CloneOf(VolumeName),
 }
 
+impl ContentSource {
+    /// The volume that the content comes from.
+    pub fn volume(&self) -> &VolumeName {
+        match self {
+            Self::FromSnapshot(reference) => &reference.volume,
+            Self::CloneOf(volume) => volume,
+        }
+    }
+}
+
 /// Owner and mode that the root of a volume gets, once, when it is made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ownership {
@@ -160,6 +170,13 @@ const ALIASES: &[(&str, &str)] = &[
     ("encryptionKey", "kms-key"),
     ("snapshotID", "from-snapshot"),
 ];
+
+impl Ownership {
+    /// Whether nothing is asked for.
+    pub fn is_default(self) -> bool {
+        self == Self::default()
+    }
+}
 
 impl VolumeOptions {
     /// Reads the options that a user gave as keys and values.

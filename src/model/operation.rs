@@ -62,7 +62,7 @@ pub enum OperationKind {
         /// The generation that takes its place.
         new: Generation,
     },
-    /// A larger device and filesystem. Finished by recovery: growing further is always safe.
+    /// A larger device and filesystem. Recorded by recovery if the device has grown, else forgotten.
     Grow {
         /// The size to reach.
         to: ByteSize,

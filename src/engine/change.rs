@@ -1,0 +1,332 @@
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::Engine;
+use super::mount::Grant;
+use crate::backend::{Backend, Description};
+use crate::catalog;
+use crate::error::{Error, Result};
+use crate::failpoint::{self, Step};
+use crate::id::{MountId, OperationId};
+use crate::model::{Holder, Operation, OperationKind, Outcome, Progress, Snapshot, Volume};
+use crate::name::{SnapshotName, SnapshotRef, VolumeName};
+use crate::options::VolumeOptions;
+use crate::units::ByteSize;
+
+/// How long a change waits for the one before it: less than Docker waits for Create and Mount (two
+/// minutes; moby `daemon/volume/drivers/proxy.go`).
+const LONG_PATIENCE: Duration = Duration::from_secs(105);
+/// The same for Remove and Unmount, for which Docker waits a minute.
+const SHORT_PATIENCE: Duration = Duration::from_secs(50);
+
+/// A change to be made to one volume.
+///
+/// Once begun, a change goes on when its future is dropped, and ends whole or undone; only a mount is
+/// undone when nobody waits for its answer any more, because nobody would unmount it.
+#[derive(Debug)]
+pub struct Change {
+    engine: Engine,
+    id: OperationId,
+}
+
+/// A change at work, as the owner of its volume.
+#[derive(Debug, Clone)]
+pub(super) struct Work {
+    pub(super) engine: Engine,
+    pub(super) id: OperationId,
+    pub(super) progress: Arc<Progress>,
+}
+
+impl Change {
+    pub(super) fn new(engine: Engine, id: OperationId) -> Self {
+        Self { engine, id }
+    }
+
+    /// What the change can be watched by.
+    pub fn id(&self) -> OperationId {
+        self.id
+    }
+
+    /// Makes a volume, empty or with the content that the options name. `Unchanged` if it exists
+    /// with the same options.
+    ///
+    /// # Errors
+    /// `Conflict` if it exists with other options, which are named; whatever its backend says.
+    pub async fn create(
+        self,
+        name: VolumeName,
+        options: VolumeOptions,
+        labels: BTreeMap<String, String>,
+    ) -> Result<Outcome> {
+        let source = options.source.as_ref().map(|source| source.volume().clone());
+        let mut names = vec![name.clone()];
+        names.extend(source);
+        self.run("create", names, LONG_PATIENCE, |work| async move {
+            work.create(name, options, labels).await
+        })
+        .await
+    }
+
+    /// Removes a volume as its `on-remove` says.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none; `InUse` while it is mounted.
+    pub async fn remove(self, name: VolumeName) -> Result<Outcome> {
+        self.run("remove", vec![name.clone()], SHORT_PATIENCE, |work| async move {
+            work.remove(&name).await
+        })
+        .await
+    }
+
+    /// Takes the volume that was last removed under this name out of the trash.
+    ///
+    /// # Errors
+    /// `NotFound` if none is there; `Conflict` if the name is in use again.
+    pub async fn undelete(self, name: VolumeName) -> Result<Outcome> {
+        self.run("undelete", vec![name.clone()], SHORT_PATIENCE, |work| async move {
+            work.undelete(&name).await
+        })
+        .await
+    }
+
+    /// Mounts the volume for `id` and gives the directory that a container may have.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none; whatever its backend and the kernel say.
+    pub async fn mount(self, name: VolumeName, id: MountId, holder: Holder) -> Result<PathBuf> {
+        let grant = self
+            .run("mount", vec![name.clone()], LONG_PATIENCE, move |work| async move {
+                let path = work.mount(&name, &id, holder).await?;
+                Ok(Grant::new(work.engine.clone(), name, id, path))
+            })
+            .await?;
+        Ok(grant.accept())
+    }
+
+    /// Gives up one mount of `id`. `Unchanged` if the volume or the id is not known.
+    ///
+    /// # Errors
+    /// `InUse` if it was the last and files are still open.
+    pub async fn unmount(self, name: VolumeName, id: MountId) -> Result<Outcome> {
+        self.run("unmount", vec![name.clone()], SHORT_PATIENCE, |work| async move {
+            work.unmount(&name, &id).await
+        })
+        .await
+    }
+
+    /// Grows the volume, mounted or not.
+    ///
+    /// # Errors
+    /// `Invalid` for a smaller size; `Unsupported` if its backend cannot.
+    pub async fn resize(self, name: VolumeName, size: ByteSize) -> Result<Outcome> {
+        self.run("grow", vec![name.clone()], LONG_PATIENCE, move |work| async move {
+            work.grow(&name, size).await
+        })
+        .await
+    }
+
+    /// Gives the volume another name.
+    ///
+    /// # Errors
+    /// `InUse` while it is mounted; `Conflict` if the name is taken.
+    pub async fn rename(self, name: VolumeName, new: VolumeName) -> Result<Outcome> {
+        let names = vec![name.clone(), new.clone()];
+        self.run(
+            "rename",
+            names,
+            SHORT_PATIENCE,
+            |work| async move { work.rename(&name, new).await },
+        )
+        .await
+    }
+
+    /// Cuts a snapshot.
+    ///
+    /// # Errors
+    /// `Conflict` if there is one of that name; `Unsupported` if its backend has none; `Busy` if a
+    /// mounted volume would be frozen for too long.
+    pub async fn snapshot(self, reference: SnapshotRef) -> Result<Outcome> {
+        self.run("snapshot", vec![reference.volume.clone()], LONG_PATIENCE, |work| async move {
+            work.snapshot(&reference).await
+        })
+        .await
+    }
+
+    /// Deletes a snapshot.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none.
+    pub async fn remove_snapshot(self, reference: SnapshotRef) -> Result<Outcome> {
+        let names = vec![reference.volume.clone()];
+        self.run("delete-snapshot", names, SHORT_PATIENCE, |work| async move {
+            work.remove_snapshot(&reference).await
+        })
+        .await
+    }
+
+    /// Puts a snapshot's content in place of the volume's, and keeps what it replaces as a snapshot,
+    /// whose name it gives.
+    ///
+    /// # Errors
+    /// `InUse` while the volume is mounted; `NotFound` if there is no such snapshot.
+    pub async fn restore(self, reference: SnapshotRef) -> Result<SnapshotName> {
+        self.run("restore", vec![reference.volume.clone()], LONG_PATIENCE, |work| async move {
+            work.restore(&reference).await
+        })
+        .await
+    }
+
+    /// Runs `work` as the owner of `names`, the first of which is the volume that it changes.
+    pub(super) async fn run<T, F, R>(
+        self,
+        kind: &'static str,
+        names: Vec<VolumeName>,
+        patience: Duration,
+        work: F,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Work) -> R + Send + 'static,
+        R: Future<Output = Result<T>> + Send,
+    {
+        let Self { engine, id } = self;
+        let now = engine.inner.environment.clock.now();
+        let volume = names.first().cloned().ok_or_else(|| Error::internal("no volume named"))?;
+        let entry = engine.inner.registry.begin(id, kind, volume.clone(), now)?;
+        let failed = {
+            let node = engine.inner.config.node.clone();
+            move |error: Error| error.context(format!("cannot {kind} {volume} on node {node}"))
+        };
+        let lines: Vec<&VolumeName> = names.iter().collect();
+        let ownership = match engine.inner.owners.acquire(&lines, kind, patience).await {
+            Ok(ownership) => ownership,
+            Err(error) => {
+                let result = Err(failed(error));
+                entry.end(engine.inner.environment.clock.now(), &result);
+                return result;
+            }
+        };
+        let (answer, caller) = oneshot::channel();
+        tokio::spawn(async move {
+            let progress = Arc::clone(entry.progress());
+            let started = Work { engine: engine.clone(), id, progress };
+            let result = match started.settle(&names).await {
+                Ok(()) => work(started).await,
+                Err(error) => Err(error),
+            }
+            .map_err(failed);
+            if let Err(error) = &result {
+                tracing::warn!(operation = %id, "{}", error.full_message());
+            }
+            entry.end(engine.inner.environment.clock.now(), &result);
+            drop(ownership);
+            // What nobody waits for is dropped here; a mount's grant then undoes itself.
+            let _ = answer.send(result);
+        });
+        caller.await.map_err(|_| Error::internal("the operation ended without an answer"))?
+    }
+}
+
+impl Work {
+    /// Finishes or undoes what earlier operations left of these names' volumes.
+    async fn settle(&self, names: &[VolumeName]) -> Result<()> {
+        let left: Vec<Arc<Operation>> = self.engine.inner.catalog.read(|state| {
+            let held = names.iter().filter_map(|name| state.named(name).map(|v| v.uuid));
+            let held: Vec<_> = held.collect();
+            state.operations().filter(|op| held.contains(&op.volume)).cloned().collect()
+        });
+        for operation in left {
+            self.engine.recover(&operation).await.map_err(|error| {
+                error.context(format!(
+                    "an earlier {} of volume {} cannot be cleaned up",
+                    operation.kind.as_str(),
+                    operation.name
+                ))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Records what is about to be done, together with `changes`.
+    pub(super) async fn intend(
+        &self,
+        step: Step,
+        volume: &Volume,
+        kind: OperationKind,
+        mut changes: Vec<catalog::Change>,
+    ) -> Result<Operation> {
+        let operation = Operation {
+            id: self.id,
+            volume: volume.uuid,
+            name: volume.name.clone(),
+            kind,
+            started: self.engine.inner.environment.clock.now(),
+        };
+        changes.push(catalog::Change::PutOperation(Box::new(operation.clone())));
+        self.step(step, self.engine.inner.catalog.commit(changes)).await?;
+        Ok(operation)
+    }
+
+    /// Records that the operation is over, together with `changes`.
+    pub(super) async fn finish(&self, step: Step, mut changes: Vec<catalog::Change>) -> Result<()> {
+        changes.push(catalog::Change::RemoveOperation(self.id));
+        self.step(step, self.engine.inner.catalog.commit(changes)).await
+    }
+
+    /// One side effect of an operation, and its failpoint.
+    pub(super) async fn step<T>(
+        &self,
+        step: Step,
+        effect: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let value = effect.await?;
+        failpoint::reached(step).await?;
+        Ok(value)
+    }
+
+    /// Undoes the operation after `error`, which stays the answer. What cannot be undone now stays
+    /// recorded, and is tried again before the volume's next change.
+    pub(super) async fn undo(&self, operation: &Operation, error: Error) -> Error {
+        if let Err(second) = self.engine.recover(operation).await {
+            self.engine.warn(format!(
+                "a failed {} of volume {} could not be undone yet: {}",
+                operation.kind.as_str(),
+                operation.name,
+                second.full_message()
+            ));
+        }
+        error
+    }
+
+    pub(super) fn backend(&self, volume: &Volume) -> Result<&Arc<dyn Backend>> {
+        self.engine.backend(&volume.backend)
+    }
+}
+
+impl Engine {
+    /// Keeps a description of `volume` with its data: its complete snapshots as recorded, with
+    /// `extra` added and `without` left out.
+    pub(super) async fn describe(
+        &self,
+        volume: &Volume,
+        extra: Option<&Snapshot>,
+        without: Option<&Snapshot>,
+    ) -> Result<()> {
+        let mut snapshots: Vec<Snapshot> = self.inner.catalog.read(|state| {
+            let complete = state.snapshots(volume.uuid).iter().filter(|s| s.complete);
+            complete.map(|snapshot| (**snapshot).clone()).collect()
+        });
+        for changed in extra.into_iter().chain(without) {
+            snapshots.retain(|snapshot| snapshot.uuid != changed.uuid);
+        }
+        snapshots.extend(extra.cloned().map(|snapshot| Snapshot { complete: true, ..snapshot }));
+        let volume = volume.clone();
+        let backend = self.backend(&volume.backend)?;
+        backend.describe(&Description { volume, snapshots, retained: false }).await
+    }
+}

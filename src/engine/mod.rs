@@ -1,0 +1,202 @@
+//! What a request means: one owner per volume, operations that survive a crash, recovery, mounts.
+//! Knows no backend by name.
+//!
+//! Reads are answered from the catalog's view in memory. A change goes through [`Change`]: it waits
+//! for the volume's owner, runs as a task of its own, and records each operation before its first
+//! side effect.
+
+mod change;
+mod create;
+mod mount;
+mod owner;
+mod read;
+mod rebuild;
+mod recovery;
+mod registry;
+mod remove;
+mod resize;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+pub mod view;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+pub use change::Change;
+pub use rebuild::{RebuildReport, rebuild_catalog};
+
+use crate::backend::{Backend, Scope};
+use crate::catalog::Catalog;
+use crate::clock::{Clock, Entropy};
+use crate::error::{Error, Result};
+use crate::id::{OperationId, VolumeUuid};
+use crate::linux::Host;
+use crate::model::Volume;
+use crate::name::{BackendName, VolumeName};
+use owner::Owners;
+use registry::Registry;
+
+/// What an administrator decides about the engine.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// This node's name.
+    pub node: String,
+    /// Where filesystems are mounted, each in a directory of its volume's name.
+    pub mount_dir: PathBuf,
+    /// Where volumes go whose user names no backend.
+    pub default_backend: BackendName,
+    /// How long a volume stays in the trash.
+    pub trash_after: Duration,
+    /// How long a mounted filesystem may be frozen for a snapshot that has to copy.
+    pub freeze_limit: Duration,
+}
+
+/// The world outside, as arguments, so that the same engine runs in a simulation.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Where new ids come from.
+    pub entropy: Arc<dyn Entropy>,
+    /// This host's kernel.
+    pub host: Arc<dyn Host>,
+}
+
+/// The engine. Clones are handles to the same one.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: EngineConfig,
+    environment: Environment,
+    catalog: Catalog,
+    backends: BTreeMap<BackendName, Arc<dyn Backend>>,
+    owners: Arc<Owners>,
+    registry: Arc<Registry>,
+    usage: Mutex<read::UsageCache>,
+    /// What the start found and nobody has mended.
+    warnings: Mutex<Vec<String>>,
+}
+
+impl Engine {
+    /// Compares the catalog with the kernel, begins to finish or undo what a crash interrupted, and
+    /// answers requests from then on: a volume under recovery makes only its own callers wait.
+    ///
+    /// # Errors
+    /// The default backend is not among `backends`, or the catalog or the kernel cannot be read.
+    pub async fn start(
+        config: EngineConfig,
+        environment: Environment,
+        catalog: Catalog,
+        backends: Vec<Arc<dyn Backend>>,
+    ) -> Result<Self> {
+        let backends: BTreeMap<_, _> =
+            backends.into_iter().map(|backend| (backend.name().clone(), backend)).collect();
+        if !backends.contains_key(&config.default_backend) {
+            return Err(unknown_backend(&config.default_backend, &backends));
+        }
+        let engine = Self {
+            inner: Arc::new(Inner {
+                config,
+                environment,
+                catalog,
+                backends,
+                owners: Arc::default(),
+                registry: Arc::default(),
+                usage: Mutex::default(),
+                warnings: Mutex::default(),
+            }),
+        };
+        engine.reconcile().await?;
+        Ok(engine)
+    }
+
+    /// Waits until no operation runs, or `limit` is over. What still runs then is recovered at the
+    /// next start.
+    pub async fn stop(&self, limit: Duration) {
+        let idle = async {
+            while !self.inner.registry.is_idle() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(limit, idle).await.is_err() {
+            tracing::warn!("operations still run; the next start will finish or undo them");
+        }
+    }
+
+    /// A change to be made. `id` is what it can be watched by.
+    pub fn change(&self, id: Option<OperationId>) -> Change {
+        let id =
+            id.unwrap_or_else(|| OperationId::from_uuid(self.inner.environment.entropy.uuid()));
+        Change::new(self.clone(), id)
+    }
+
+    /// From where volumes can be reached: `Global` once any backend is.
+    pub fn scope(&self) -> Scope {
+        match self.inner.backends.values().any(|backend| backend.scope() == Scope::Global) {
+            true => Scope::Global,
+            false => Scope::Local,
+        }
+    }
+
+    fn backend(&self, name: &BackendName) -> Result<&Arc<dyn Backend>> {
+        let backends = &self.inner.backends;
+        backends.get(name).ok_or_else(|| unknown_backend(name, backends))
+    }
+
+    /// Where the volume's filesystem is mounted.
+    fn target(&self, name: &VolumeName) -> PathBuf {
+        self.inner.config.mount_dir.join(name.as_str())
+    }
+
+    /// What containers see of it: never the root, where `lost+found` is.
+    fn data_directory(&self, name: &VolumeName) -> PathBuf {
+        self.target(name).join("data")
+    }
+
+    fn find(&self, name: &VolumeName) -> Option<Arc<Volume>> {
+        self.inner.catalog.read(|state| state.named(name).cloned())
+    }
+
+    /// The volume as a user may use it.
+    fn ready(&self, name: &VolumeName) -> Result<Arc<Volume>> {
+        self.find(name).filter(|volume| volume.is_ready()).ok_or_else(|| self.no_volume(name))
+    }
+
+    fn no_volume(&self, name: &VolumeName) -> Error {
+        Error::not_found(format!("there is no volume {name} on node {}", self.inner.config.node))
+            .hint("see `holdfast volume ls`")
+    }
+
+    fn warn(&self, warning: String) {
+        tracing::warn!("{warning}");
+        let mut warnings =
+            self.inner.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+
+    fn uuid(&self) -> uuid::Uuid {
+        self.inner.environment.entropy.uuid()
+    }
+
+    fn new_volume_uuid(&self) -> VolumeUuid {
+        VolumeUuid::from_uuid(self.uuid())
+    }
+}
+
+fn unknown_backend(
+    name: &BackendName,
+    backends: &BTreeMap<BackendName, Arc<dyn Backend>>,
+) -> Error {
+    let known: Vec<&str> = backends.keys().map(BackendName::as_str).collect();
+    Error::invalid(format!("there is no backend {name} on this node"))
+        .hint(format!("the backends enabled in its configuration are: {}", known.join(", ")))
+}

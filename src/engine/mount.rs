@@ -1,0 +1,310 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Engine;
+use super::change::Work;
+use super::create::put;
+use crate::backend::{Attachment, BackendKind, Locator, MountSource, Presence};
+use crate::catalog;
+use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::Step;
+use crate::id::MountId;
+use crate::linux::{MountRequest, Mounted};
+use crate::model::{Content, Holder, MountLedger, OperationKind, Outcome, Volume};
+use crate::name::VolumeName;
+
+/// How old a container's mount must be before the lack of its bind mount says that the container is
+/// gone: Docker makes the bind mount after our answer.
+const SETTLED: Duration = Duration::from_secs(30);
+
+/// A mount whose answer has not reached its caller yet. Dropped before that, it is given up: nobody
+/// else would (rule 5).
+#[derive(Debug)]
+pub(super) struct Grant {
+    held: Option<(Engine, VolumeName, MountId)>,
+    path: PathBuf,
+}
+
+impl Grant {
+    pub(super) fn new(engine: Engine, name: VolumeName, id: MountId, path: PathBuf) -> Self {
+        Self { held: Some((engine, name, id)), path }
+    }
+
+    /// The caller has it.
+    pub(super) fn accept(mut self) -> PathBuf {
+        self.held = None;
+        std::mem::take(&mut self.path)
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        let Some((engine, name, id)) = self.held.take() else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        tracing::warn!(volume = %name, mount = %id, "the caller of a mount is gone; undoing it");
+        runtime.spawn(async move { engine.change(None).unmount(name, id).await });
+    }
+}
+
+impl Work {
+    pub(super) async fn mount(
+        &self,
+        name: &VolumeName,
+        id: &MountId,
+        holder: Holder,
+    ) -> Result<PathBuf> {
+        let volume = self.engine.ready(name)?;
+        let now = self.engine.inner.environment.clock.now();
+        let mut ledger = self.engine.ledger(&volume);
+        if let Some(mounted) = self.engine.mounted(&volume).await? {
+            self.engine.require_own_mount(&volume, &mounted).await?;
+            // An engine that was killed mounts again with the id that it never gave up (rule 4).
+            if ledger.entries.get(id).is_some_and(|entry| self.engine.is_settled(entry))
+                && self.engine.users(&volume).await? == 0
+            {
+                ledger.entries.remove(id);
+            }
+            ledger.add(id.clone(), holder, now);
+            self.engine.inner.catalog.commit(vec![ledger_change(&volume, ledger)]).await?;
+            return Ok(self.engine.data_directory(name));
+        }
+        let operation =
+            self.intend(Step::MountIntent, &volume, OperationKind::Mount, vec![]).await?;
+        let mounted = async {
+            let prepared = self.mount_filesystem(&volume).await?;
+            ledger.add(id.clone(), holder, now);
+            let mut changes = vec![ledger_change(&volume, ledger)];
+            changes.extend(prepared.as_ref().map(put));
+            self.finish(Step::MountFinish, changes).await
+        };
+        match mounted.await {
+            Ok(()) => Ok(self.engine.data_directory(name)),
+            Err(error) => Err(self.undo(&operation, error).await),
+        }
+    }
+
+    /// Attaches and mounts; gives the volume's record if it has to change.
+    async fn mount_filesystem(&self, volume: &Volume) -> Result<Option<Volume>> {
+        let backend = self.backend(volume)?;
+        let host = &self.engine.inner.environment.host;
+        let attachment =
+            self.step(Step::MountAttach, backend.attach(Locator::from(volume))).await?;
+        let target = self.engine.target(&volume.name);
+        let changes = volume.content != Content::Prepared || volume.grow_pending;
+        let request = |read_only| mount_request(volume, &attachment, target.clone(), read_only);
+        self.step(Step::MountFilesystem, host.mount(&request(volume.read_only && !changes)?))
+            .await?
+            .ignore();
+        if !changes {
+            return Ok(None);
+        }
+        if let (true, MountSource::Device(device), Some(kind)) =
+            (volume.grow_pending, &attachment.source, volume.filesystem)
+        {
+            self.step(Step::MountGrow, host.grow_filesystem(device, kind, &target)).await?;
+        }
+        if volume.content != Content::Prepared {
+            let data = self.engine.data_directory(&volume.name);
+            self.step(Step::MountPrepare, host.prepare_directory(&data, volume.ownership)).await?;
+        }
+        if volume.read_only {
+            host.unmount(&target).await?.ignore();
+            host.mount(&request(true)?).await?.ignore();
+        }
+        Ok(Some(Volume { content: Content::Prepared, grow_pending: false, ..volume.clone() }))
+    }
+
+    pub(super) async fn unmount(&self, name: &VolumeName, id: &MountId) -> Result<Outcome> {
+        let Some(volume) = self.engine.find(name) else { return Ok(Outcome::Unchanged) };
+        let mut ledger = self.engine.ledger(&volume);
+        if !ledger.remove(id) {
+            return Ok(Outcome::Unchanged);
+        }
+        if !ledger.is_empty() && self.engine.all_gone(&volume, &ledger).await {
+            tracing::info!(volume = %name, "no container has it any more; forgetting its other mount ids");
+            ledger.entries.clear();
+        }
+        if !ledger.is_empty() {
+            self.engine.inner.catalog.commit(vec![ledger_change(&volume, ledger)]).await?;
+            return Ok(Outcome::Changed);
+        }
+        let record = vec![ledger_change(&volume, ledger)];
+        let operation =
+            self.intend(Step::UnmountIntent, &volume, OperationKind::Unmount, record).await?;
+        let released = async {
+            self.release(&volume, Step::UnmountFilesystem, Step::UnmountDetach).await?;
+            self.finish(Step::UnmountFinish, vec![]).await
+        };
+        match released.await {
+            Ok(()) => Ok(Outcome::Changed),
+            Err(error) => Err(self.undo(&operation, error).await),
+        }
+    }
+
+    /// Unmounts and detaches what no id holds.
+    pub(super) async fn release(&self, volume: &Volume, unmount: Step, detach: Step) -> Result<()> {
+        let host = &self.engine.inner.environment.host;
+        let target = self.engine.target(&volume.name);
+        self.step(unmount, host.unmount(&target)).await?.ignore();
+        let backend = self.backend(volume)?;
+        self.step(detach, async {
+            match backend.detach(Locator::from(volume)).await {
+                // Another mount namespace still has it. It goes with that; rule 8 forbids force.
+                Err(error) if error.kind() == ErrorKind::InUse => {
+                    tracing::warn!(volume = %volume.name, "{}", error.full_message());
+                    Ok(())
+                }
+                other => other.map(Outcome::ignore),
+            }
+        })
+        .await
+    }
+
+    /// Makes sure that nobody uses the volume: mounts whose containers are gone are forgotten.
+    ///
+    /// # Errors
+    /// `InUse`, naming the holders.
+    pub(super) async fn require_unused(&self, volume: &Volume) -> Result<()> {
+        let ledger = self.engine.ledger(volume);
+        if ledger.is_empty() {
+            return Ok(());
+        }
+        if !self.engine.all_gone(volume, &ledger).await {
+            let holders: Vec<String> = ledger
+                .entries
+                .keys()
+                .map(|id| id.as_str().chars().take(12).collect::<String>())
+                .collect();
+            return Err(Error::in_use(format!(
+                "volume {} is mounted on node {} by {}",
+                volume.name,
+                self.engine.inner.config.node,
+                holders.join(", ")
+            ))
+            .hint("stop the containers that use it; a mount made by hand ends with `holdfast volume unmount`"));
+        }
+        let empty = MountLedger::new(ledger.boot);
+        self.engine.inner.catalog.commit(vec![ledger_change(volume, empty)]).await
+    }
+}
+
+impl Engine {
+    /// Who holds the volume mounted in this run of the kernel.
+    pub(super) fn ledger(&self, volume: &Volume) -> MountLedger {
+        let boot = self.inner.environment.host.boot_id();
+        let recorded = self.inner.catalog.read(|state| state.ledger(volume.uuid).cloned());
+        match recorded {
+            Some(ledger) if ledger.boot == boot => Arc::unwrap_or_clone(ledger),
+            _ => MountLedger::new(boot),
+        }
+    }
+
+    /// What the kernel shows at the volume's target.
+    pub(super) async fn mounted(&self, volume: &Volume) -> Result<Option<Mounted>> {
+        let target = self.target(&volume.name);
+        let mounts = self.inner.environment.host.mounts_below(&target).await?;
+        // The last of several covers the others.
+        Ok(mounts.into_iter().rfind(|mount| mount.target == target))
+    }
+
+    /// Rule 7: what is mounted there is the volume and nothing else.
+    async fn require_own_mount(&self, volume: &Volume, mounted: &Mounted) -> Result<()> {
+        let backend = self.backend(&volume.backend)?;
+        let presence = backend.inspect(Locator::from(volume)).await?;
+        let own = match &presence {
+            Presence::Present { attached: Some(MountSource::Device(device)), .. } => {
+                device.to_str() == Some(&mounted.source)
+            }
+            Presence::Present { attached: Some(MountSource::Export { source, .. }), .. } => {
+                *source == mounted.source
+            }
+            _ => false,
+        };
+        if own {
+            return Ok(());
+        }
+        Err(Error::in_use(format!(
+            "{} is mounted at {}, where volume {} belongs",
+            mounted.source,
+            mounted.target.display(),
+            volume.name
+        ))
+        .hint("unmount it; Holdfast did not mount it"))
+    }
+
+    /// Refuses a volume that is not mounted here but that something else on this host has attached:
+    /// it may be written to at any time.
+    pub(super) async fn refuse_foreign_users(&self, volume: &Volume) -> Result<()> {
+        let backend = self.backend(&volume.backend)?;
+        if backend.kind() == BackendKind::File {
+            return Ok(());
+        }
+        match backend.inspect(Locator::from(volume)).await? {
+            Presence::Present { attached: Some(MountSource::Device(device)), .. } => {
+                Err(Error::in_use(format!(
+                    "volume {} is not mounted by Holdfast, but its device {} is held by something else",
+                    volume.name,
+                    device.display()
+                ))
+                .hint("another mount namespace or a program has it open; find it with `lsof` or `findmnt`"))
+            }
+            Presence::Present { .. } => Ok(()),
+            Presence::Absent => Err(Error::corrupt(format!(
+                "the data of volume {} is not in the backend {}",
+                volume.name, volume.backend
+            ))),
+        }
+    }
+
+    /// Containers that have the volume, as the kernel sees it.
+    pub(super) async fn users(&self, volume: &Volume) -> Result<usize> {
+        self.inner.environment.host.bind_mounts_of(&self.target(&volume.name)).await
+    }
+
+    /// Whether every holder is a container that is provably gone. What cannot be proved is "no".
+    async fn all_gone(&self, volume: &Volume, ledger: &MountLedger) -> bool {
+        ledger.entries.values().all(|entry| self.is_settled(entry))
+            && match self.mounted(volume).await {
+                Ok(Some(_)) => matches!(self.users(volume).await, Ok(0)),
+                Ok(None) => self.refuse_foreign_users(volume).await.is_ok(),
+                Err(_) => false,
+            }
+    }
+
+    fn is_settled(&self, entry: &crate::model::MountEntry) -> bool {
+        let age = self.inner.environment.clock.now().duration_since(entry.last_mounted);
+        entry.holder == Holder::Container && age.unsigned_abs() >= SETTLED
+    }
+}
+
+pub(super) fn ledger_change(volume: &Volume, ledger: MountLedger) -> catalog::Change {
+    catalog::Change::PutLedger(volume.uuid, ledger)
+}
+
+fn mount_request(
+    volume: &Volume,
+    attachment: &Attachment,
+    target: PathBuf,
+    read_only: bool,
+) -> Result<MountRequest> {
+    let (source, filesystem, mut options) = match &attachment.source {
+        MountSource::Device(device) => {
+            let kind = volume.filesystem.ok_or_else(|| {
+                Error::internal(format!("volume {} has a device and no filesystem", volume.name))
+            })?;
+            // Deleted files give their room back to the backend.
+            let options = match volume.mount_options.iter().any(|o| o.contains("discard")) {
+                true => vec![],
+                false => vec!["discard".to_owned()],
+            };
+            let device = device.to_str().ok_or_else(|| Error::internal("a device with no name"))?;
+            (device.to_owned(), kind.to_string(), options)
+        }
+        MountSource::Export { filesystem, source, options } => {
+            (source.clone(), filesystem.clone(), options.clone())
+        }
+    };
+    options.extend(volume.mount_options.iter().cloned());
+    Ok(MountRequest { source, filesystem, target, options, read_only })
+}

@@ -1,0 +1,261 @@
+//! After a crash: what really exists is compared with what was intended, and each interrupted
+//! operation is finished or undone. Every step here may itself be interrupted and repeated.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Engine;
+use super::create::put;
+use crate::backend::{Locator, Presence};
+use crate::catalog::Change;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::VolumeUuid;
+use crate::model::{MountLedger, Operation, OperationKind, Outcome, Volume, VolumeState};
+use crate::name::VolumeName;
+
+/// How often the trash is looked through.
+const TRASH_ROUND: Duration = Duration::from_secs(60);
+
+impl Engine {
+    /// Makes the records true at start, and begins to recover.
+    pub(super) async fn reconcile(&self) -> Result<()> {
+        let operations: Vec<Arc<Operation>> =
+            self.inner.catalog.read(|state| state.operations().cloned().collect());
+        self.thaw_interrupted(&operations).await;
+        self.forget_other_boots().await?;
+        // Their owners are taken before anybody is answered, so that recovery comes first.
+        for operation in operations {
+            let owners = &self.inner.owners;
+            let name = self.current_name(&operation);
+            let kind = operation.kind.as_str();
+            let ownership = owners.acquire(&[&name], kind, Duration::from_secs(1)).await;
+            let engine = self.clone();
+            tokio::spawn(async move {
+                let recovered = engine.recover(&operation).await;
+                drop(ownership);
+                match recovered {
+                    Ok(()) => tracing::info!(volume = %name, kind, "recovered"),
+                    Err(error) => engine.warn(format!(
+                        "an interrupted {kind} of volume {name} could not be cleaned up yet: {}",
+                        error.full_message()
+                    )),
+                }
+            });
+        }
+        self.release_strays().await?;
+        let engine = self.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(TRASH_ROUND).await;
+                engine.empty_trash().await;
+            }
+        });
+        Ok(())
+    }
+
+    /// The name that keeps others from the operation's volume.
+    fn current_name(&self, operation: &Operation) -> VolumeName {
+        let volume = self.inner.catalog.read(|state| state.volume(operation.volume).cloned());
+        volume.map_or_else(|| operation.name.clone(), |volume| volume.name.clone())
+    }
+
+    /// Rule 14: a daemon that was killed while it held a filesystem frozen lets it go first of all.
+    async fn thaw_interrupted(&self, operations: &[Arc<Operation>]) {
+        for operation in operations {
+            let frozen = match operation.kind {
+                OperationKind::Snapshot { .. } => Some(operation.volume),
+                OperationKind::Create { frozen } => frozen,
+                _ => None,
+            };
+            let volume = frozen
+                .and_then(|uuid| self.inner.catalog.read(|state| state.volume(uuid).cloned()));
+            if let Some(volume) = volume
+                && matches!(self.mounted(&volume).await, Ok(Some(_)))
+            {
+                // A failure is among the warnings.
+                let _ = self.thaw(&self.target(&volume.name)).await;
+            }
+        }
+    }
+
+    /// Mount ids of another run of the kernel are stale: nothing of it is mounted any more.
+    async fn forget_other_boots(&self) -> Result<()> {
+        let boot = self.inner.environment.host.boot_id();
+        let stale: Vec<VolumeUuid> = self.inner.catalog.read(|state| {
+            state
+                .ledgers()
+                .filter(|(_, ledger)| ledger.boot != boot)
+                .map(|(uuid, _)| uuid)
+                .collect()
+        });
+        if stale.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(
+            volumes = stale.len(),
+            "the host was restarted; its mount ids are forgotten"
+        );
+        let forget =
+            stale.into_iter().map(|uuid| Change::PutLedger(uuid, MountLedger::new(boot))).collect();
+        self.inner.catalog.commit(forget).await
+    }
+
+    /// Unmounts what is mounted below our directory and held by no id, and says which held volumes
+    /// are not mounted.
+    async fn release_strays(&self) -> Result<()> {
+        let host = &self.inner.environment.host;
+        let mounts = host.mounts_below(&self.inner.config.mount_dir).await?;
+        let (held, busy): (HashSet<VolumeName>, HashSet<VolumeName>) =
+            self.inner.catalog.read(|state| {
+                let name = |uuid| state.volume(uuid).map(|volume| volume.name.clone());
+                (
+                    state.ledgers().filter_map(|(uuid, _)| name(uuid)).collect(),
+                    state.operations().filter_map(|op| name(op.volume)).collect(),
+                )
+            });
+        let mut mounted = HashSet::new();
+        for mount in mounts {
+            let Ok(relative) = mount.target.strip_prefix(&self.inner.config.mount_dir) else {
+                continue;
+            };
+            let text = relative.to_str().unwrap_or_default();
+            let name = text.parse::<VolumeName>().ok();
+            if let Some(name) = &name
+                && (held.contains(name) || busy.contains(name))
+            {
+                mounted.insert(name.clone());
+                continue;
+            }
+            // Ours are one level deep: a volume's, or the scratch mount of one being cloned.
+            let scratch = text.starts_with('.') && !text.contains('/');
+            if name.is_none() && !scratch {
+                continue;
+            }
+            match host.unmount(&mount.target).await {
+                Ok(_) => {
+                    tracing::info!(target = %mount.target.display(), "unmounted what nobody holds")
+                }
+                Err(error) => self.warn(format!(
+                    "{} is mounted and held by nobody: {}",
+                    mount.target.display(),
+                    error.full_message()
+                )),
+            }
+        }
+        for name in held.difference(&mounted) {
+            self.warn(format!(
+                "volume {name} is held by mount ids, but is not mounted; its next mount mounts it again"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Finishes or undoes `operation`. Repeatable; `Ok` means that nothing of it is left.
+    pub(super) async fn recover(&self, operation: &Operation) -> Result<()> {
+        let (open, volume) = self.inner.catalog.read(|state| {
+            (
+                state.operations().any(|other| other.id == operation.id),
+                state.volume(operation.volume).cloned(),
+            )
+        });
+        if !open {
+            return Ok(());
+        }
+        let mut changes = match &volume {
+            None => vec![],
+            Some(volume) => self.recover_volume(operation, volume).await?,
+        };
+        changes.push(Change::RemoveOperation(operation.id));
+        self.inner.catalog.commit(changes).await
+    }
+
+    async fn recover_volume(&self, operation: &Operation, volume: &Volume) -> Result<Vec<Change>> {
+        let backend = self.backend(&volume.backend)?;
+        let no_snapshots = || Error::internal("a backend has lost its snapshots");
+        match &operation.kind {
+            OperationKind::Create { .. } if volume.state == VolumeState::Creating => {
+                let scratch = self.inner.config.mount_dir.join(format!(".{}", volume.uuid));
+                self.inner.environment.host.unmount(&scratch).await?.ignore();
+                backend.detach(Locator::from(volume)).await.or_else(absent)?.ignore();
+                backend.delete(volume.uuid).await?.ignore();
+                Ok(vec![Change::RemoveVolume(volume.uuid)])
+            }
+            OperationKind::Create { .. } => Ok(vec![]),
+            OperationKind::Delete { disposal } if volume.state == VolumeState::Deleting => {
+                Ok(vec![self.end_of_data(volume, *disposal).await?])
+            }
+            // Before its commit a deletion has changed nothing that matters.
+            OperationKind::Delete { .. } => Ok(vec![]),
+            OperationKind::Mount | OperationKind::Unmount => {
+                if self.ledger(volume).is_empty() {
+                    let target = self.target(&volume.name);
+                    match self.inner.environment.host.unmount(&target).await {
+                        // It stays mounted and held by no id until the next mount or removal.
+                        Err(error) if error.kind() == ErrorKind::InUse => return Ok(vec![]),
+                        other => other?.ignore(),
+                    }
+                    self.detach_unless_held(volume).await?;
+                }
+                Ok(vec![])
+            }
+            OperationKind::Snapshot { snapshot } => {
+                let snapshots = backend.snapshots().ok_or_else(no_snapshots)?;
+                self.describe(volume, None, None).await?;
+                snapshots.delete_snapshot(volume.uuid, *snapshot).await?.ignore();
+                Ok(vec![Change::RemoveSnapshot(*snapshot)])
+            }
+            OperationKind::DeleteSnapshot { snapshot } => {
+                let snapshots = backend.snapshots().ok_or_else(no_snapshots)?;
+                // It is recorded as incomplete, which the description leaves out.
+                self.describe(volume, None, None).await?;
+                snapshots.delete_snapshot(volume.uuid, *snapshot).await?.ignore();
+                Ok(vec![Change::RemoveSnapshot(*snapshot)])
+            }
+            OperationKind::Restore { old, new, .. } if volume.generation == *new => {
+                self.describe(volume, None, None).await?;
+                let old = Locator { volume: volume.uuid, generation: *old };
+                backend.delete_generation(old).await?.ignore();
+                Ok(vec![])
+            }
+            OperationKind::Restore { safety, new, .. } => {
+                let snapshots = backend.snapshots().ok_or_else(no_snapshots)?;
+                let new = Locator { volume: volume.uuid, generation: *new };
+                backend.delete_generation(new).await?.ignore();
+                snapshots.delete_snapshot(volume.uuid, *safety).await?.ignore();
+                Ok(vec![Change::RemoveSnapshot(*safety)])
+            }
+            OperationKind::Grow { to } => {
+                // What the device could not get is not recorded; what it got stays.
+                match backend.inspect(Locator::from(volume)).await? {
+                    Presence::Present { size: Some(size), .. } if size >= *to => {}
+                    _ => return Ok(vec![]),
+                }
+                let grown = Volume { size: Some(*to), grow_pending: true, ..volume.clone() };
+                let grow_pending = !self.grow_filesystem_now(&grown).await?;
+                let grown = Volume { grow_pending, ..grown };
+                self.describe(&grown, None, None).await?;
+                Ok(vec![put(&grown)])
+            }
+            OperationKind::Rename => {
+                self.describe(volume, None, None).await?;
+                Ok(vec![])
+            }
+        }
+    }
+
+    async fn detach_unless_held(&self, volume: &Volume) -> Result<()> {
+        match self.backend(&volume.backend)?.detach(Locator::from(volume)).await {
+            Err(error) if error.kind() == ErrorKind::InUse => Ok(()),
+            other => other.or_else(absent).map(Outcome::ignore),
+        }
+    }
+}
+
+/// What never came to be needs no detaching.
+fn absent(error: Error) -> Result<Outcome> {
+    match error.kind() {
+        ErrorKind::NotFound => Ok(Outcome::Unchanged),
+        _ => Err(error),
+    }
+}

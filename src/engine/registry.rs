@@ -1,0 +1,148 @@
+//! Operations as people watch them: what runs, how far it is, and how the last ones ended.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+
+use super::view::{ErrorView, OperationState, OperationView};
+use crate::error::{Error, Result};
+use crate::id::OperationId;
+use crate::model::Progress;
+use crate::name::VolumeName;
+
+/// Operations that are over and still told of.
+const HISTORY: usize = 256;
+
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    running: HashMap<OperationId, Running>,
+    over: VecDeque<OperationView>,
+}
+
+#[derive(Debug)]
+struct Running {
+    kind: &'static str,
+    volume: VolumeName,
+    started: Timestamp,
+    progress: Arc<Progress>,
+}
+
+/// A running operation's place in the registry. Dropped without an end it counts as given up.
+#[derive(Debug)]
+pub(super) struct Entry {
+    registry: Arc<Registry>,
+    id: OperationId,
+    progress: Arc<Progress>,
+}
+
+impl Registry {
+    /// Begins to tell of an operation.
+    ///
+    /// # Errors
+    /// `Conflict` if the id is one that runs or has run.
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        id: OperationId,
+        kind: &'static str,
+        volume: VolumeName,
+        started: Timestamp,
+    ) -> Result<Entry> {
+        let mut inner = self.lock();
+        if inner.running.contains_key(&id) || inner.over.iter().any(|view| view.id == id) {
+            return Err(Error::conflict(format!("there is an operation {id} already")));
+        }
+        let progress = Arc::new(Progress::default());
+        let running = Running { kind, volume, started, progress: Arc::clone(&progress) };
+        inner.running.insert(id, running);
+        Ok(Entry { registry: Arc::clone(self), id, progress })
+    }
+
+    pub(super) fn is_running(&self, id: OperationId) -> bool {
+        self.lock().running.contains_key(&id)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.lock().running.is_empty()
+    }
+
+    /// Those that run, then those that are over, each in the order of their beginning.
+    pub(super) fn views(&self) -> Vec<OperationView> {
+        let inner = self.lock();
+        let mut running: Vec<_> =
+            inner.running.iter().map(|(id, running)| running.view(*id)).collect();
+        running.sort_by_key(|view| (view.started, view.id));
+        running.into_iter().chain(inner.over.iter().cloned()).collect()
+    }
+
+    pub(super) fn view(&self, id: OperationId) -> Option<OperationView> {
+        let inner = self.lock();
+        let running = inner.running.get(&id).map(|running| running.view(id));
+        running.or_else(|| inner.over.iter().find(|view| view.id == id).cloned())
+    }
+
+    fn end(&self, id: OperationId, finished: Option<Timestamp>, error: Option<ErrorView>) {
+        let mut inner = self.lock();
+        let Some(running) = inner.running.remove(&id) else { return };
+        let state = if error.is_some() { OperationState::Failed } else { OperationState::Done };
+        inner.over.push_back(OperationView { state, finished, error, ..running.view(id) });
+        if inner.over.len() > HISTORY {
+            inner.over.pop_front();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Running {
+    fn view(&self, id: OperationId) -> OperationView {
+        OperationView {
+            id,
+            kind: self.kind.to_owned(),
+            volume: self.volume.clone(),
+            state: OperationState::Running,
+            done: self.progress.done(),
+            total: self.progress.total(),
+            started: self.started,
+            finished: None,
+            error: None,
+        }
+    }
+}
+
+impl Entry {
+    pub(super) fn progress(&self) -> &Arc<Progress> {
+        &self.progress
+    }
+
+    /// The operation is over.
+    pub(super) fn end<T>(self, now: Timestamp, result: &Result<T>) {
+        let error = result.as_ref().err().map(ErrorView::from);
+        self.registry.end(self.id, Some(now), error);
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        // After `end` this finds nothing.
+        let error = ErrorView::from(&Error::busy("the caller gave up before it began"));
+        self.registry.end(self.id, None, Some(error));
+    }
+}
+
+impl From<&Error> for ErrorView {
+    fn from(error: &Error) -> Self {
+        Self {
+            code: error.kind().code().to_owned(),
+            message: error.full_message(),
+            hint: error.hint_text().map(str::to_owned),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+use std::sync::Arc;
+
+use super::Engine;
+use super::change::Work;
+use super::create::put;
+use crate::backend::Description;
+use crate::catalog;
+use crate::error::{Error, Result};
+use crate::failpoint::Step;
+use crate::model::{OperationKind, Outcome, Snapshot, Volume, VolumeState};
+use crate::name::VolumeName;
+use crate::options::OnRemove;
+
+impl Work {
+    pub(super) async fn remove(&self, name: &VolumeName) -> Result<Outcome> {
+        let volume = self.engine.ready(name)?;
+        self.dispose(&volume, volume.on_remove).await
+    }
+
+    /// Ends a volume: one rule for every backend (rule 16).
+    async fn dispose(&self, volume: &Volume, disposal: OnRemove) -> Result<Outcome> {
+        self.require_unused(volume).await?;
+        let kind = OperationKind::Delete { disposal };
+        let operation = self.intend(Step::DeleteIntent, volume, kind, vec![]).await?;
+        let deleted = async {
+            self.release(volume, Step::DeleteUnmount, Step::DeleteDetach).await?;
+            self.engine.refuse_foreign_users(volume).await?;
+            let deleting = Volume { state: VolumeState::Deleting, ..volume.clone() };
+            let commit = self.engine.inner.catalog.commit(vec![put(&deleting)]);
+            self.step(Step::DeleteCommit, commit).await?;
+            let end = self.engine.end_of_data(volume, disposal);
+            let last = self.step(Step::DeleteData, end).await?;
+            self.finish(Step::DeleteFinish, vec![last]).await
+        };
+        match deleted.await {
+            Ok(()) => Ok(Outcome::Changed),
+            Err(error) => Err(self.undo(&operation, error).await),
+        }
+    }
+
+    pub(super) async fn undelete(&self, name: &VolumeName) -> Result<Outcome> {
+        let trashed = self.engine.inner.catalog.read(|state| {
+            let of_name = state.volumes().filter(|volume| volume.name == *name);
+            let trashed = of_name.filter_map(|volume| match volume.state {
+                VolumeState::Trashed { since } => Some((since, volume)),
+                _ => None,
+            });
+            trashed.max_by_key(|(since, volume)| (*since, volume.uuid)).map(|(_, v)| Arc::clone(v))
+        });
+        let trashed = trashed.ok_or_else(|| {
+            Error::not_found(format!("no volume {name} is in the trash"))
+                .hint("see `holdfast volume ls`; only volumes with on-remove=trash go there")
+        })?;
+        let volume = Volume { state: VolumeState::Ready, ..(*trashed).clone() };
+        self.engine.inner.catalog.commit(vec![put(&volume)]).await.map_err(|error| {
+            error.hint("rename or remove the volume that has the name now, then try again")
+        })?;
+        self.engine.describe(&volume, None, None).await?;
+        Ok(Outcome::Changed)
+    }
+
+    /// Deletes a volume whose time in the trash is over.
+    pub(super) async fn purge(&self, volume: &Volume) -> Result<Outcome> {
+        let still = self.engine.inner.catalog.read(|state| state.volume(volume.uuid).cloned());
+        match still {
+            Some(still) if still.state == volume.state => {
+                self.dispose(&still, OnRemove::Delete).await
+            }
+            _ => Ok(Outcome::Unchanged),
+        }
+    }
+}
+
+impl Engine {
+    /// Does to the data what `disposal` says, and gives the record that ends the volume.
+    pub(super) async fn end_of_data(
+        &self,
+        volume: &Volume,
+        disposal: OnRemove,
+    ) -> Result<catalog::Change> {
+        let backend = self.backend(&volume.backend)?;
+        match disposal {
+            OnRemove::Delete => {
+                backend.delete(volume.uuid).await?.ignore();
+                Ok(catalog::Change::RemoveVolume(volume.uuid))
+            }
+            OnRemove::Retain => {
+                let snapshots: Vec<Snapshot> = self.inner.catalog.read(|state| {
+                    let complete = state.snapshots(volume.uuid).iter().filter(|s| s.complete);
+                    complete.map(|snapshot| (**snapshot).clone()).collect()
+                });
+                let volume = Volume { state: VolumeState::Ready, ..volume.clone() };
+                let uuid = volume.uuid;
+                let description = Description { volume, snapshots, retained: true };
+                backend.describe(&description).await?;
+                Ok(catalog::Change::RemoveVolume(uuid))
+            }
+            OnRemove::Trash => {
+                let since = self.inner.environment.clock.now();
+                let trashed = Volume { state: VolumeState::Trashed { since }, ..volume.clone() };
+                self.describe(&trashed, None, None).await?;
+                Ok(put(&trashed))
+            }
+        }
+    }
+
+    /// Deletes what has been in the trash for long enough.
+    pub(super) async fn empty_trash(&self) {
+        let now = self.inner.environment.clock.now();
+        let over: Vec<Arc<Volume>> = self.inner.catalog.read(|state| {
+            let trashed = state.volumes().filter(|volume| match volume.state {
+                VolumeState::Trashed { since } => {
+                    now.duration_since(since).unsigned_abs() >= self.inner.config.trash_after
+                }
+                _ => false,
+            });
+            trashed.cloned().collect()
+        });
+        for volume in over {
+            let names = vec![volume.name.clone()];
+            let change = self.change(None);
+            let purged = change
+                .run("purge", names, std::time::Duration::from_secs(60), |work| async move {
+                    work.purge(&volume).await
+                })
+                .await;
+            // Logged where it failed; the next round tries again.
+            let _ = purged;
+        }
+    }
+}

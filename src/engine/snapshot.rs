@@ -1,0 +1,228 @@
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Engine;
+use super::change::Work;
+use super::create::put;
+use crate::backend::{ContentRef, Locator, Snapshots};
+use crate::catalog;
+use crate::error::{Error, Result};
+use crate::failpoint::Step;
+use crate::id::SnapshotUuid;
+use crate::model::{OperationKind, Outcome, Snapshot, SnapshotOrigin, Volume};
+use crate::name::{SnapshotName, SnapshotRef};
+
+/// How often a thaw is tried: a filesystem that stays frozen hangs everybody who writes to it.
+const THAW_TRIES: u32 = 5;
+
+impl Work {
+    pub(super) async fn snapshot(&self, reference: &SnapshotRef) -> Result<Outcome> {
+        let volume = self.engine.ready(&reference.volume)?;
+        let snapshots = self.snapshots_of(&volume)?;
+        let taken = self
+            .engine
+            .inner
+            .catalog
+            .read(|state| state.snapshot(volume.uuid, &reference.snapshot).is_some());
+        if taken {
+            return Err(Error::conflict(format!("there is a snapshot {reference} already"))
+                .hint("choose another name, or remove that snapshot first"));
+        }
+        let locator = Locator::from(&*volume);
+        let frozen = self.must_freeze(&volume, snapshots, ContentRef::Live(locator)).await?;
+        let snapshot = self.new_snapshot(&volume, reference.snapshot.clone(), SnapshotOrigin::User);
+        let kind = OperationKind::Snapshot { snapshot: snapshot.uuid };
+        let record = vec![put_snapshot(&snapshot)];
+        let operation = self.intend(Step::SnapshotIntent, &volume, kind, record).await?;
+        let made = async {
+            let steps = [Step::SnapshotFreeze, Step::SnapshotCut, Step::SnapshotThaw];
+            self.cut(frozen.then_some(&*volume), steps, async |limit| {
+                snapshots.snapshot(locator, snapshot.uuid, &self.progress, limit).await
+            })
+            .await?;
+            let describe = self.engine.describe(&volume, Some(&snapshot), None);
+            self.step(Step::SnapshotDescribe, describe).await?;
+            let complete = Snapshot { complete: true, ..snapshot.clone() };
+            self.finish(Step::SnapshotFinish, vec![put_snapshot(&complete)]).await
+        };
+        match made.await {
+            Ok(()) => Ok(Outcome::Changed),
+            Err(error) => Err(self.undo(&operation, error).await),
+        }
+    }
+
+    /// Rule 14: freezes `volume` if one is given, copies, and thaws on every path.
+    pub(super) async fn cut(
+        &self,
+        volume: Option<&Volume>,
+        [freeze, copy, thaw]: [Step; 3],
+        content: impl AsyncFnOnce(Option<Duration>) -> Result<Outcome>,
+    ) -> Result<()> {
+        let Some(volume) = volume else {
+            return self.step(copy, content(None)).await.map(Outcome::ignore);
+        };
+        let host = &self.engine.inner.environment.host;
+        let target = self.engine.target(&volume.name);
+        let limit = Some(self.engine.inner.config.freeze_limit);
+        // A freeze that failed may have happened, so the thaw comes after that too.
+        let copied = async {
+            self.step(freeze, host.freeze(&target)).await?.ignore();
+            self.step(copy, content(limit)).await
+        }
+        .await;
+        let thawed = self.engine.thaw(&target).await;
+        copied?.ignore();
+        self.step(thaw, std::future::ready(thawed)).await
+    }
+
+    pub(super) async fn remove_snapshot(&self, reference: &SnapshotRef) -> Result<Outcome> {
+        let volume = self.engine.ready(&reference.volume)?;
+        let snapshots = self.snapshots_of(&volume)?;
+        let snapshot = self.engine.complete_snapshot(&volume, &reference.snapshot)?;
+        let kind = OperationKind::DeleteSnapshot { snapshot: snapshot.uuid };
+        // From here on nobody may read it.
+        let record = vec![put_snapshot(&Snapshot { complete: false, ..(*snapshot).clone() })];
+        let operation = self.intend(Step::DeleteSnapshotIntent, &volume, kind, record).await?;
+        let deleted = async {
+            // Described first: a rebuilt catalog must not offer what is half deleted.
+            let describe = self.engine.describe(&volume, None, Some(&snapshot));
+            self.step(Step::DeleteSnapshotDescribe, describe).await?;
+            let delete = snapshots.delete_snapshot(volume.uuid, snapshot.uuid);
+            self.step(Step::DeleteSnapshotData, delete).await?.ignore();
+            let record = vec![catalog::Change::RemoveSnapshot(snapshot.uuid)];
+            self.finish(Step::DeleteSnapshotFinish, record).await
+        };
+        match deleted.await {
+            Ok(()) => Ok(Outcome::Changed),
+            Err(error) => Err(self.undo(&operation, error).await),
+        }
+    }
+
+    pub(super) async fn restore(&self, reference: &SnapshotRef) -> Result<SnapshotName> {
+        let volume = self.engine.ready(&reference.volume)?;
+        let snapshots = self.snapshots_of(&volume)?;
+        let source = self.engine.complete_snapshot(&volume, &reference.snapshot)?;
+        self.require_unused(&volume).await?;
+        let safety =
+            self.new_snapshot(&volume, self.engine.safety_name(&volume)?, SnapshotOrigin::Safety);
+        let new = Volume {
+            generation: volume.generation.next(),
+            content: source.content,
+            grow_pending: source.size != volume.size,
+            ..(*volume).clone()
+        };
+        let kind = OperationKind::Restore {
+            from: source.uuid,
+            safety: safety.uuid,
+            old: volume.generation,
+            new: new.generation,
+        };
+        let record = vec![put_snapshot(&safety)];
+        let operation = self.intend(Step::RestoreIntent, &volume, kind, record).await?;
+        let old = Locator::from(&*volume);
+        let restored = async {
+            self.release(&volume, Step::RestoreUnmount, Step::RestoreDetach).await?;
+            self.engine.refuse_foreign_users(&volume).await?;
+            let keep = snapshots.snapshot(old, safety.uuid, &self.progress, None);
+            self.step(Step::RestoreSafety, keep).await?.ignore();
+            let from = ContentRef::Snapshot { volume: volume.uuid, snapshot: source.uuid };
+            let copy = snapshots.create_from(from, &new, &self.progress, None);
+            self.step(Step::RestoreCopy, copy).await?.ignore();
+            let complete = Snapshot { complete: true, ..safety.clone() };
+            let switch = vec![put(&new), put_snapshot(&complete)];
+            self.step(Step::RestoreSwitch, self.engine.inner.catalog.commit(switch)).await?;
+            self.step(Step::RestoreDescribe, self.engine.describe(&new, None, None)).await?;
+            let backend = self.backend(&volume)?;
+            self.step(Step::RestoreDiscard, backend.delete_generation(old)).await?.ignore();
+            self.finish(Step::RestoreFinish, vec![]).await
+        };
+        match restored.await {
+            Ok(()) => Ok(safety.name),
+            Err(error) => Err(self.undo(&operation, error).await),
+        }
+    }
+
+    fn snapshots_of(&self, volume: &Volume) -> Result<&dyn Snapshots> {
+        self.backend(volume)?.snapshots().ok_or_else(|| {
+            Error::unsupported(format!("the backend {} has no snapshots", volume.backend))
+        })
+    }
+
+    fn new_snapshot(
+        &self,
+        volume: &Volume,
+        name: SnapshotName,
+        origin: SnapshotOrigin,
+    ) -> Snapshot {
+        Snapshot {
+            uuid: SnapshotUuid::from_uuid(self.engine.uuid()),
+            volume: volume.uuid,
+            name,
+            generation: volume.generation,
+            size: volume.size,
+            content: volume.content,
+            origin,
+            complete: false,
+            created: self.engine.inner.environment.clock.now(),
+        }
+    }
+}
+
+impl Engine {
+    /// A snapshot that may be read.
+    pub(super) fn complete_snapshot(
+        &self,
+        volume: &Volume,
+        name: &SnapshotName,
+    ) -> Result<Arc<Snapshot>> {
+        let found = self.inner.catalog.read(|state| state.snapshot(volume.uuid, name).cloned());
+        found.filter(|snapshot| snapshot.complete).ok_or_else(|| {
+            Error::not_found(format!("volume {} has no snapshot {name}", volume.name))
+                .hint(format!("see `holdfast snapshot ls {}`", volume.name))
+        })
+    }
+
+    /// Lets writes go on; does not give up at the first failure.
+    pub(super) async fn thaw(&self, target: &Path) -> Result<()> {
+        let host = &self.inner.environment.host;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match host.thaw(target).await {
+                Ok(outcome) => {
+                    outcome.ignore();
+                    return Ok(());
+                }
+                Err(error) if tries >= THAW_TRIES => {
+                    self.warn(format!(
+                        "{} may still be frozen: {}; run `fsfreeze --unfreeze` on it",
+                        target.display(),
+                        error.full_message()
+                    ));
+                    return Err(error);
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    /// A name that says what the snapshot is for and that the volume does not use yet.
+    fn safety_name(&self, volume: &Volume) -> Result<SnapshotName> {
+        let now = self.inner.environment.clock.now().strftime("%Y%m%dT%H%M%SZ").to_string();
+        let taken = |name: &SnapshotName| {
+            self.inner.catalog.read(|state| state.snapshot(volume.uuid, name).is_some())
+        };
+        for suffix in std::iter::once(String::new()).chain((2..100).map(|n| format!("-{n}"))) {
+            let name: SnapshotName = format!("before-restore-{now}{suffix}").parse()?;
+            if !taken(&name) {
+                return Ok(name);
+            }
+        }
+        Err(Error::busy("too many restores within one second"))
+    }
+}
+
+pub(super) fn put_snapshot(snapshot: &Snapshot) -> catalog::Change {
+    catalog::Change::PutSnapshot(Box::new(snapshot.clone()))
+}
