@@ -1,0 +1,458 @@
+//! What the daemon costs, as ratios to the bare thing in the same run (`docs/benchmarks.md`).
+//!
+//! `cargo bench --bench plugin` as root; `-- NAME...` runs some of: latency, list, start, bare, parallel,
+//! stall.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that fails should stop")]
+#![allow(clippy::disallowed_methods, reason = "the echo server's process ends by exit")]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use holdfast::catalog::{Catalog, Change};
+use holdfast::id::{Generation, VolumeUuid};
+use holdfast::model::{Content, Volume, VolumeState};
+use holdfast::options::{FilesystemKind, OnRemove, Ownership};
+use holdfast::units::ByteSize;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_holdfast");
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    if let Some(["echo-server", socket]) =
+        arguments.iter().map(String::as_str).collect::<Vec<_>>().get(..2).map(|a| [a[0], a[1]])
+    {
+        echo_server(Path::new(socket));
+        return;
+    }
+    let chosen = |name: &str| arguments.is_empty() || arguments.iter().any(|a| a == name);
+    let all: [(&str, fn()); 6] = [
+        ("latency", latency),
+        ("list", list),
+        ("start", start),
+        ("bare", bare),
+        ("parallel", parallel),
+        ("stall", stall),
+    ];
+    for (name, run) in all {
+        if chosen(name) {
+            println!("\n## {name}");
+            run();
+        }
+    }
+}
+
+/// One keep-alive connection to a plugin socket.
+struct Client(BufReader<UnixStream>);
+
+impl Client {
+    fn connect(socket: &Path) -> Self {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            match UnixStream::connect(socket) {
+                Ok(stream) => return Self(BufReader::new(stream)),
+                Err(error) if Instant::now() > deadline => panic!("{}: {error}", socket.display()),
+                Err(_) => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
+    }
+
+    fn post(&mut self, path: &str, body: &str) -> Vec<u8> {
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: plugin\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        self.0.get_mut().write_all(request.as_bytes()).unwrap();
+        let mut length = None;
+        let mut status = String::new();
+        self.0.read_line(&mut status).unwrap();
+        loop {
+            let mut line = String::new();
+            self.0.read_line(&mut line).unwrap();
+            if line == "\r\n" {
+                break;
+            }
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = Some(value.trim().parse::<usize>().unwrap());
+            }
+        }
+        let mut answer = vec![0; length.expect("an answer with a length")];
+        self.0.read_exact(&mut answer).unwrap();
+        assert!(status.contains(" 200 "), "{path}: {status} {}", String::from_utf8_lossy(&answer));
+        answer
+    }
+}
+
+/// A daemon in a directory of its own, gone with its mounts when dropped.
+struct Daemon {
+    root: tempfile::TempDir,
+    child: Child,
+}
+
+impl Daemon {
+    fn on(root: tempfile::TempDir) -> Self {
+        let child = spawn_daemon(root.path());
+        let daemon = Self { root, child };
+        daemon.client().post("/Plugin.Activate", "");
+        daemon
+    }
+
+    fn new() -> Self {
+        Self::on(tempfile::tempdir().unwrap())
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.root.path().join("plugin.sock")
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(&self.socket())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        for mount in std::fs::read_dir(self.root.path().join("state/mounts")).into_iter().flatten()
+        {
+            let _ =
+                Command::new("umount").arg(mount.unwrap().path()).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+fn spawn_daemon(root: &Path) -> Child {
+    Command::new(BINARY)
+        .arg("daemon")
+        .arg("--state-dir")
+        .arg(root.join("state"))
+        .arg("--runtime-dir")
+        .arg(root.join("run"))
+        .arg("--plugin-socket")
+        .arg(root.join("plugin.sock"))
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(root.join("log")).unwrap())
+        .spawn()
+        .unwrap()
+}
+
+/// A state directory whose catalog has `count` volumes; there is nothing behind them.
+fn state_with(count: u128) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(root.path().join("state")).unwrap();
+    let catalog = Catalog::open(&root.path().join("state/catalog.redb")).unwrap();
+    let changes = (0..count).map(|number| {
+        Change::PutVolume(Box::new(Volume {
+            uuid: VolumeUuid::from_uuid(uuid::Uuid::from_u128(number + 1)),
+            name: format!("volume-{number:05}").parse().unwrap(),
+            backend: "loop".parse().unwrap(),
+            generation: Generation::FIRST,
+            state: VolumeState::Ready,
+            content: Content::Prepared,
+            size: Some(ByteSize::GIB),
+            grow_pending: false,
+            filesystem: Some(FilesystemKind::Ext4),
+            mkfs_options: vec![],
+            mount_options: vec![],
+            ownership: Ownership::default(),
+            read_only: false,
+            on_remove: OnRemove::Delete,
+            options: BTreeMap::from([("size".to_owned(), "1G".to_owned())]),
+            labels: BTreeMap::new(),
+            created: jiff::Timestamp::UNIX_EPOCH,
+        }))
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(catalog.commit(changes.collect())).unwrap();
+    root
+}
+
+#[derive(Clone, Copy)]
+struct Times {
+    median: Duration,
+    p99: Duration,
+}
+
+fn summary(mut times: Vec<Duration>) -> Times {
+    times.sort_unstable();
+    Times { median: times[times.len() / 2], p99: times[times.len() * 99 / 100] }
+}
+
+fn micros(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e6
+}
+
+fn echo_server(socket: &Path) {
+    use http_body_util::{BodyExt as _, Full};
+    use hyper::body::Bytes;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all();
+    { runtime }.build().unwrap().block_on(async {
+        let listener = tokio::net::UnixListener::bind(socket).unwrap();
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let service = hyper::service::service_fn(
+                |request: hyper::Request<hyper::body::Incoming>| async {
+                    let body = request.into_body().collect().await?.to_bytes();
+                    Ok::<_, hyper::Error>(hyper::Response::new(Full::<Bytes>::new(body)))
+                },
+            );
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(hyper_util::rt::TokioIo::new(stream), service),
+            );
+        }
+    });
+}
+
+/// Get, Path and Capabilities against a bare hyper echo server, in turn.
+fn latency() {
+    let directory = tempfile::tempdir().unwrap();
+    let echo_socket = directory.path().join("echo.sock");
+    let mut echo = Command::new(std::env::current_exe().unwrap())
+        .args(["echo-server".as_ref(), echo_socket.as_os_str()])
+        .spawn()
+        .unwrap();
+    println!("| volumes | call | median us | p99 us | bare echo median us | ratio |");
+    println!("|---|---|---|---|---|---|");
+    for count in [10, 10_000] {
+        let daemon = Daemon::on(state_with(count));
+        let mut ours = daemon.client();
+        let mut bare = Client::connect(&echo_socket);
+        for (path, body) in [
+            ("/VolumeDriver.Get", r#"{"Name":"volume-00005"}"#),
+            ("/VolumeDriver.Path", r#"{"Name":"volume-00005"}"#),
+            ("/VolumeDriver.Capabilities", "{}"),
+        ] {
+            let (mut our_times, mut bare_times) = (Vec::new(), Vec::new());
+            for round in 0..6_000 {
+                let begin = Instant::now();
+                ours.post(path, body);
+                let middle = Instant::now();
+                bare.post(path, body);
+                if round >= 1_000 {
+                    our_times.push(middle - begin);
+                    bare_times.push(middle.elapsed());
+                }
+            }
+            let (ours, bare) = (summary(our_times), summary(bare_times));
+            println!(
+                "| {count} | {} | {:.0} | {:.0} | {:.0} | {:.2} |",
+                path.rsplit('.').next().unwrap(),
+                micros(ours.median),
+                micros(ours.p99),
+                micros(bare.median),
+                ours.median.as_secs_f64() / bare.median.as_secs_f64(),
+            );
+        }
+    }
+    let _ = echo.kill();
+    let _ = echo.wait();
+}
+
+/// List of 10,000 volumes.
+fn list() {
+    let daemon = Daemon::on(state_with(10_000));
+    let mut client = daemon.client();
+    let mut bytes = 0;
+    let times = (0..50).map(|_| {
+        let begin = Instant::now();
+        bytes = client.post("/VolumeDriver.List", "{}").len();
+        begin.elapsed()
+    });
+    let times = summary(times.collect());
+    println!(
+        "List of 10,000 volumes ({bytes} bytes): median {:.1} ms, p99 {:.1} ms",
+        micros(times.median) / 1e3,
+        micros(times.p99) / 1e3
+    );
+}
+
+/// From the start of the process to the first answered Get, with 10,000 volumes, and its memory.
+fn start() {
+    let mut times = Vec::new();
+    let mut memory = Vec::new();
+    let root = state_with(10_000);
+    for _ in 0..9 {
+        let begin = Instant::now();
+        let mut child = spawn_daemon(root.path());
+        let socket = root.path().join("plugin.sock");
+        Client::connect(&socket).post("/VolumeDriver.Get", r#"{"Name":"volume-09999"}"#);
+        times.push(begin.elapsed());
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        memory.push(line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    memory.sort_by(f64::total_cmp);
+    println!(
+        "start with 10,000 volumes to the first answer: median {:.0} ms; resident memory: median {:.1} MB",
+        micros(summary(times).median) / 1e3,
+        memory[memory.len() / 2]
+    );
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// Create and Mount of a 1 GiB ext4 volume against the same commands by hand, in turn.
+fn bare() {
+    let daemon = Daemon::new();
+    let mut client = daemon.client();
+    let by_hand = tempfile::tempdir().unwrap();
+    let (mut ours, mut hands, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..22 {
+        let begin = Instant::now();
+        let name = format!("v{round}");
+        client.post(
+            "/VolumeDriver.Create",
+            &format!(r#"{{"Name":"{name}","Opts":{{"size":"1G"}}}}"#),
+        );
+        client.post("/VolumeDriver.Mount", &format!(r#"{{"Name":"{name}","ID":"a"}}"#));
+        let our = begin.elapsed();
+
+        let image = by_hand.path().join(&name);
+        let target = by_hand.path().join(format!("{name}.mnt"));
+        let (image, target) = (image.to_str().unwrap(), target.to_str().unwrap());
+        let begin = Instant::now();
+        run("truncate", &["-s", "1G", image]);
+        let device = run("losetup", &["--find", "--show", "--direct-io=on", image]);
+        run("mkfs.ext4", &["-q", &device]);
+        std::fs::create_dir(target).unwrap();
+        run("mount", &[&device, target]);
+        let hand = begin.elapsed();
+
+        run("umount", &[target]);
+        run("losetup", &["-d", &device]);
+        client.post("/VolumeDriver.Unmount", &format!(r#"{{"Name":"{name}","ID":"a"}}"#));
+        client.post("/VolumeDriver.Remove", &format!(r#"{{"Name":"{name}"}}"#));
+        if round >= 2 {
+            ours.push(our);
+            hands.push(hand);
+            ratios.push(our.as_secs_f64() / hand.as_secs_f64());
+        }
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!(
+        "Create and Mount of 1 GiB ext4: median {:.1} ms; truncate, losetup, mkfs.ext4, mount by hand: \
+         median {:.1} ms; ratio, median of pairs: {:.2}",
+        micros(summary(ours).median) / 1e3,
+        micros(summary(hands).median) / 1e3,
+        ratios[ratios.len() / 2]
+    );
+}
+
+fn mount_all(daemon: &Daemon, clients: usize, volumes: usize) -> Duration {
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        for client in 0..clients {
+            let mut connection = daemon.client();
+            scope.spawn(move || {
+                for volume in (client..volumes).step_by(clients) {
+                    connection.post(
+                        "/VolumeDriver.Mount",
+                        &format!(r#"{{"Name":"p{volume}","ID":"x"}}"#),
+                    );
+                }
+            });
+        }
+    });
+    let took = begin.elapsed();
+    let mut connection = daemon.client();
+    for volume in 0..volumes {
+        connection.post("/VolumeDriver.Unmount", &format!(r#"{{"Name":"p{volume}","ID":"x"}}"#));
+    }
+    took
+}
+
+/// 32 volumes mounted by 32 clients at once, and one after the other; and the same by hand.
+fn parallel() {
+    let daemon = Daemon::new();
+    let mut client = daemon.client();
+    for volume in 0..32 {
+        client.post(
+            "/VolumeDriver.Create",
+            &format!(r#"{{"Name":"p{volume}","Opts":{{"size":"64M"}}}}"#),
+        );
+    }
+    mount_all(&daemon, 32, 32);
+    let mut rows = Vec::new();
+    for _ in 0..7 {
+        let one = mount_all(&daemon, 1, 32);
+        let many = mount_all(&daemon, 32, 32);
+        rows.push((one, many, one.as_secs_f64() / many.as_secs_f64()));
+    }
+    rows.sort_by(|a, b| a.2.total_cmp(&b.2));
+    let (one, many, ratio) = rows[rows.len() / 2];
+    println!(
+        "32 volumes mounted one after the other: {:.1} ms; by 32 clients at once: {:.1} ms; {ratio:.2} times as fast",
+        micros(one) / 1e3,
+        micros(many) / 1e3
+    );
+    for volume in 0..32 {
+        client.post("/VolumeDriver.Remove", &format!(r#"{{"Name":"p{volume}"}}"#));
+    }
+}
+
+/// Get of the volume itself, and Get and Mount of another, while a snapshot of an unmounted volume is copied.
+fn stall() {
+    let daemon = Daemon::new();
+    let mut client = daemon.client();
+    for name in ["big", "other"] {
+        client.post(
+            "/VolumeDriver.Create",
+            &format!(r#"{{"Name":"{name}","Opts":{{"size":"3G"}}}}"#),
+        );
+    }
+    let mounted = client.post("/VolumeDriver.Mount", r#"{"Name":"big","ID":"a"}"#);
+    let answer: serde_json::Value = serde_json::from_slice(&mounted).unwrap();
+    let data = Path::new(answer["Mountpoint"].as_str().unwrap()).join("data");
+    let mut file = std::fs::File::create(&data).unwrap();
+    let block: Vec<u8> =
+        (0..4u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    for _ in 0..512 {
+        file.write_all(&block).unwrap();
+    }
+    file.sync_all().unwrap();
+    drop(file);
+    client.post("/VolumeDriver.Unmount", r#"{"Name":"big","ID":"a"}"#);
+    let begin = Instant::now();
+    let mut snapshot = Command::new(BINARY)
+        .args(["--socket", daemon.root.path().join("run/holdfast.sock").to_str().unwrap()])
+        .args(["snapshot", "create", "big@copy"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let (mut own_gets, mut gets, mut mounts) = (Vec::new(), Vec::new(), Vec::new());
+    while snapshot.try_wait().unwrap().is_none() {
+        let mut timed = |path: &str, body: &str, times: &mut Vec<Duration>| {
+            let begin = Instant::now();
+            client.post(path, body);
+            times.push(begin.elapsed());
+        };
+        timed("/VolumeDriver.Get", r#"{"Name":"big"}"#, &mut own_gets);
+        timed("/VolumeDriver.Get", r#"{"Name":"other"}"#, &mut gets);
+        timed("/VolumeDriver.Mount", r#"{"Name":"other","ID":"b"}"#, &mut mounts);
+        client.post("/VolumeDriver.Unmount", r#"{"Name":"other","ID":"b"}"#);
+    }
+    let took = begin.elapsed();
+    let worst = |times: &[Duration]| micros(*times.iter().max().unwrap()) / 1e3;
+    println!(
+        "while a snapshot copy of 2 GiB ran for {:.1} s: {} rounds; longest Get of the same volume {:.1} ms, \
+         longest Get of another {:.1} ms, longest Mount of another {:.1} ms",
+        took.as_secs_f64(),
+        gets.len(),
+        worst(&own_gets),
+        worst(&gets),
+        worst(&mounts)
+    );
+}
