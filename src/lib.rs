@@ -26,3 +26,8 @@ pub mod backend;
 
 // Floor 6: engine.
 pub mod engine;
+
+// Floor 7: faces.
+pub mod api;
+pub mod config;
+pub mod telemetry;

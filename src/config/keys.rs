@@ -1,0 +1,146 @@
+//! The table of keys.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::PREFIX;
+use super::settings::Settings;
+use super::value::{LogFormat, LogLevel, NodeName, Value};
+use crate::error::Result;
+use crate::name::BackendName;
+use crate::units::ByteSize;
+
+/// One key.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name in the file: `state_dir`, or `loop.dir` for `dir` in the section `[loop]`.
+    pub name: &'static str,
+    /// What to write.
+    pub form: &'static str,
+    /// The value when nobody gives one.
+    pub fallback: Fallback,
+    /// Whether the value is never shown, and can be given as the name of a file that holds it.
+    pub secret: bool,
+    /// One sentence.
+    pub help: &'static str,
+    /// Checks a value and gives it as JSON.
+    pub check: fn(&str) -> Result<serde_json::Value>,
+}
+
+/// The value of a key that nobody gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fallback {
+    /// Always the same.
+    Text(&'static str),
+    /// A name in the directory that another key, earlier in the table, says.
+    Below(&'static str, &'static str),
+    /// The host's name.
+    HostName,
+}
+
+impl Key {
+    /// The environment variable: `HOLDFAST_LOOP_DIR` for `loop.dir`.
+    pub fn variable(&self) -> String {
+        format!("{PREFIX}{}", self.name.replace('.', "_").to_uppercase())
+    }
+
+    /// The flag without its dashes: `loop-dir` for `loop.dir`.
+    pub fn flag(&self) -> String {
+        self.name.replace(['.', '_'], "-")
+    }
+}
+
+macro_rules! keys {
+    ($($field:ident: $type:ty = $name:literal, $fallback:expr, $help:literal;)*) => {
+        /// Every key there is.
+        pub const KEYS: &[Key] = &[$(Key {
+            name: $name,
+            form: <$type as Value>::FORM,
+            fallback: $fallback,
+            secret: false,
+            help: $help,
+            check: |text| <$type as Value>::parse(text).map(|value| value.json()),
+        }),*];
+
+        /// The checked values.
+        #[derive(Debug, Clone)]
+        pub struct Config {
+            $(#[doc = $help] pub $field: $type,)*
+        }
+
+        impl Config {
+            /// Reads every key's value.
+            ///
+            /// # Errors
+            /// A value that is not one.
+            pub fn from_settings(settings: &Settings) -> Result<Self> {
+                Ok(Self { $($field: <$type as Value>::parse(settings.text($name)?)?,)* })
+            }
+        }
+    };
+}
+
+use Fallback::{Below, HostName, Text};
+
+keys! {
+    state_dir: PathBuf = "state_dir", Text("/var/lib/holdfast"),
+        "The catalog and, unless told otherwise, the volumes: all that must outlive a reboot.";
+    runtime_dir: PathBuf = "runtime_dir", Text("/run/holdfast"),
+        "The lock and the admin socket: what a reboot may clear.";
+    admin_socket: PathBuf = "admin_socket", Below("runtime_dir", "holdfast.sock"),
+        "Where the command line reaches the daemon; open to root and to the group holdfast.";
+    plugin_socket: PathBuf = "plugin_socket", Text("/run/docker/plugins/holdfast.sock"),
+        "Where Docker reaches the daemon; its name is the driver's name in Docker.";
+    mount_dir: PathBuf = "mount_dir", Below("state_dir", "mounts"),
+        "Where volumes are mounted.";
+    node: NodeName = "node", HostName,
+        "This host's name in messages and to other nodes.";
+    default_backend: BackendName = "default_backend", Text("loop"),
+        "Where a volume goes that names no backend.";
+    trash_after: Duration = "trash_after", Text("7d"),
+        "How long a volume removed with on-remove=trash can be had back.";
+    loop_enabled: bool = "loop.enabled", Text("true"),
+        "Whether the backend loop is on.";
+    loop_dir: PathBuf = "loop.dir", Below("state_dir", "loop"),
+        "Where loop keeps its image files; on xfs or btrfs, snapshots and clones share blocks.";
+    loop_default_size: ByteSize = "loop.default_size", Text("10G"),
+        "The size of a volume that names none; an image takes only the room that is written.";
+    loop_freeze_limit: Duration = "loop.freeze_limit", Text("10s"),
+        "How long a mounted volume's writes may wait for a snapshot; one that needs longer is refused.";
+    log_level: LogLevel = "log.level", Text("info"),
+        "How much the log tells.";
+    log_format: LogFormat = "log.format", Text("text"),
+        "How the log is written.";
+}
+
+/// The table of keys for the manual.
+#[cfg(test)]
+pub(super) fn reference() -> String {
+    use std::fmt::Write as _;
+
+    let mut text =
+        String::from("| key | flag | variable | default | |\n| --- | --- | --- | --- | --- |\n");
+    for key in KEYS {
+        let fallback = match key.fallback {
+            Text(value) => format!("`{value}`"),
+            Below(parent, leaf) => format!("`{leaf}` in `{parent}`"),
+            HostName => "the host's name".to_owned(),
+        };
+        let form = key.form.replace('|', "\\|");
+        let _ = writeln!(
+            text,
+            "| `{}` | `--{} {form}` | `{}` | {fallback} | {} |",
+            key.name,
+            key.flag(),
+            key.variable(),
+            key.help
+        );
+    }
+    let _ = writeln!(
+        text,
+        "| | `--config PATH` | `{}` | `{}` | The file itself; absent is fine unless it was named. |",
+        super::FILE_VARIABLE,
+        super::DEFAULT_FILE
+    );
+    text
+}

@@ -1,0 +1,97 @@
+//! What the daemon is told: flags win over the environment, the environment over the file, the file
+//! over the defaults, and every value remembers where it came from.
+//!
+//! One table, in [`keys`], is the source of all of it: the file's keys, the variables, the flags and
+//! their help, `docs/configuration.md`.
+
+mod file;
+mod keys;
+mod settings;
+mod value;
+
+pub use keys::{Config, Fallback, KEYS, Key};
+pub use settings::{Inputs, Setting, Settings, Source};
+pub use value::{LogFormat, LogLevel, NodeName, Value};
+
+use std::path::{Path, PathBuf};
+
+use crate::error::Result;
+
+/// Where the file is when nobody says otherwise; it need not exist.
+pub const DEFAULT_FILE: &str = "/etc/holdfast/config.toml";
+
+/// The variable that names another file.
+pub const FILE_VARIABLE: &str = "HOLDFAST_CONFIG";
+
+/// What every variable of ours begins with.
+pub const PREFIX: &str = "HOLDFAST_";
+
+/// Which file to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileChoice {
+    /// The usual one, if it is there.
+    Usual,
+    /// The one that somebody named; it has to be there.
+    Named(PathBuf),
+    /// None at all.
+    Nothing,
+}
+
+impl FileChoice {
+    /// The file that a flag or the environment names, else the usual one.
+    pub fn find(flag: Option<&Path>, environment: &[(String, String)]) -> Self {
+        let variable = || {
+            environment
+                .iter()
+                .find(|(name, value)| name == FILE_VARIABLE && !value.is_empty())
+                .map(|(_, value)| PathBuf::from(value))
+        };
+        flag.map(Path::to_owned).or_else(variable).map_or(Self::Usual, Self::Named)
+    }
+}
+
+/// The configuration in force, and where each value of it came from.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// Checked values.
+    pub config: Config,
+    /// The same as text, with the sources.
+    pub settings: Settings,
+}
+
+/// Reads and checks everything.
+///
+/// # Errors
+/// An unknown key or a value that is not one, with the place where it stands; a named file that
+/// cannot be read.
+pub fn load(inputs: &Inputs) -> Result<Loaded> {
+    let settings = Settings::resolve(KEYS, inputs)?;
+    Ok(Loaded { config: Config::from_settings(&settings)?, settings })
+}
+
+/// Our variables in the environment. One that is not UTF-8 can be none of ours.
+pub fn environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| name.starts_with(PREFIX))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The reference in the manual comes from the table. `HOLDFAST_WRITE_DOCS=1 cargo test` writes it.
+    #[test]
+    fn the_manual_lists_every_key() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+        let manual = std::fs::read_to_string(&path).unwrap();
+        let (head, rest) = manual.split_once("<!-- keys -->\n").unwrap();
+        let (_, tail) = rest.split_once("<!-- /keys -->\n").unwrap();
+        let right = format!("{head}<!-- keys -->\n{}<!-- /keys -->\n{tail}", keys::reference());
+        if std::env::var_os("HOLDFAST_WRITE_DOCS").is_some() {
+            std::fs::write(&path, &right).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), right);
+    }
+}
