@@ -66,7 +66,11 @@ impl Work {
                 ledger.entries.remove(id);
             }
             ledger.add(id.clone(), holder, now);
-            self.engine.inner.catalog.commit(vec![ledger_change(&volume, ledger)]).await?;
+            let mut changes = vec![ledger_change(&volume, ledger)];
+            if volume.content != Content::Prepared {
+                changes.push(put(&self.prepare(&volume).await?));
+            }
+            self.engine.inner.catalog.commit(changes).await?;
             return Ok(self.engine.data_directory(name));
         }
         let operation =
@@ -104,15 +108,23 @@ impl Work {
         {
             self.step(Step::MountGrow, host.grow_filesystem(device, kind, &target)).await?;
         }
+        let mut changed = Volume { grow_pending: false, ..volume.clone() };
         if volume.content != Content::Prepared {
-            let data = self.engine.data_directory(&volume.name);
-            self.step(Step::MountPrepare, host.prepare_directory(&data, volume.ownership)).await?;
+            changed = self.step(Step::MountPrepare, self.prepare(&changed)).await?;
         }
         if volume.read_only {
             host.unmount(&target).await?.ignore();
             host.mount(&request(true)?).await?.ignore();
         }
-        Ok(Some(Volume { content: Content::Prepared, grow_pending: false, ..volume.clone() }))
+        Ok(Some(changed))
+    }
+
+    /// Makes the directory for containers in the mounted volume, with the owner and mode that its user
+    /// chose; gives the record that says so.
+    async fn prepare(&self, volume: &Volume) -> Result<Volume> {
+        let data = self.engine.data_directory(&volume.name);
+        self.engine.inner.environment.host.prepare_directory(&data, volume.ownership).await?;
+        Ok(Volume { content: Content::Prepared, ..volume.clone() })
     }
 
     pub(super) async fn unmount(&self, name: &VolumeName, id: &MountId) -> Result<Outcome> {
@@ -167,15 +179,20 @@ impl Work {
     /// `InUse`, naming the holders.
     pub(super) async fn require_unused(&self, volume: &Volume) -> Result<()> {
         let ledger = self.engine.ledger(volume);
-        if ledger.is_empty() {
+        let mounted = self.engine.mounted(volume).await?.is_some();
+        let used = mounted && self.engine.users(volume).await? > 0;
+        if ledger.is_empty() && !used {
             return Ok(());
         }
-        if !self.engine.all_gone(volume, &ledger).await {
-            let holders: Vec<String> = ledger
+        if used || !self.engine.all_gone(volume, &ledger).await {
+            let mut holders: Vec<String> = ledger
                 .entries
                 .keys()
                 .map(|id| id.as_str().chars().take(12).collect::<String>())
                 .collect();
+            if holders.is_empty() {
+                holders.push("a container".to_owned());
+            }
             return Err(Error::in_use(format!(
                 "volume {} is mounted on node {} by {}",
                 volume.name,

@@ -132,6 +132,13 @@ impl Engine {
             if name.is_none() && !scratch {
                 continue;
             }
+            if name.is_some() && host.bind_mounts_of(&mount.target).await? > 0 {
+                self.warn(format!(
+                    "{} is used by a container that no mount id stands for; it stays mounted",
+                    mount.target.display()
+                ));
+                continue;
+            }
             match host.unmount(&mount.target).await {
                 Ok(_) => {
                     tracing::info!(target = %mount.target.display(), "unmounted what nobody holds")

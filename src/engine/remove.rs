@@ -55,7 +55,10 @@ impl Work {
         self.engine.inner.catalog.commit(vec![put(&volume)]).await.map_err(|error| {
             error.hint("rename or remove the volume that has the name now, then try again")
         })?;
-        self.engine.describe(&volume, None, None).await?;
+        // It is back whether or not its description says so yet.
+        if let Err(error) = self.engine.describe(&volume, None, None).await {
+            self.engine.warn(format!("volume {name} was undeleted, but: {}", error.full_message()));
+        }
         Ok(Outcome::Changed)
     }
 
