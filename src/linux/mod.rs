@@ -1,6 +1,20 @@
 //! The host's kernel: mounts, loop devices, filesystems, child processes. The only place with
 //! `unsafe`, ioctls and child processes. Everything that can hang runs where it can be abandoned.
 
+pub(crate) mod blocking;
+pub(crate) mod copy;
+pub(crate) mod durable;
+pub(crate) mod fiemap;
+mod filesystem;
+mod freeze;
+mod host;
+pub(crate) mod lock;
+pub(crate) mod loop_device;
+mod mount;
+mod mountinfo;
+mod process;
+mod users;
+
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +26,10 @@ use crate::error::Result;
 use crate::id::BootId;
 use crate::model::Outcome;
 use crate::options::{FilesystemKind, Ownership};
+
+pub use host::LinuxHost;
+pub use lock::LockFile;
+pub use process::Program;
 
 /// A filesystem to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]

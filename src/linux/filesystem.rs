@@ -1,0 +1,297 @@
+//! Making, growing and looking after filesystems.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::process::{Program, Programs};
+use super::{FilesystemSpec, FilesystemUsage, MountRequest, blocking, durable, mount};
+use crate::error::{Error, ErrorKind, Result};
+use crate::options::{FilesystemKind, Ownership};
+
+/// How much of each end of a device is read to see whether it is blank. Every filesystem that
+/// blkid knows, and every partition table, has its signature there.
+const ENDS: u64 = 1 << 20;
+
+/// Making or checking a filesystem on a large slow device.
+const TOOL_LIMIT: Duration = Duration::from_secs(600);
+const DEVICE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Whether both ends of the device hold only zeros.
+pub(crate) fn is_blank(device: &Path) -> Result<bool> {
+    let failed = |error| Error::io(format!("cannot read {}", device.display()), error);
+    let file = File::open(device).map_err(failed)?;
+    let size = size_of_open(&file).map_err(failed)?;
+    if size == 0 {
+        return Err(Error::corrupt(format!("{} has no size", device.display())));
+    }
+    let length = size.min(ENDS);
+    for start in [0, size - length] {
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
+        file.read_exact_at(&mut bytes, start).map_err(failed)?;
+        if bytes.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn size_of_open(mut file: &File) -> std::io::Result<u64> {
+    use std::io::{Seek, SeekFrom};
+    file.seek(SeekFrom::End(0))
+}
+
+/// Makes a filesystem on a device that holds only zeros.
+pub(crate) async fn make(programs: &Programs, device: &Path, spec: &FilesystemSpec) -> Result<()> {
+    check_mkfs_options(&spec.options)?;
+    let uuid = spec.uuid.hyphenated().to_string();
+    let (program, ours) = match spec.kind {
+        // The device is blank, so nothing has to be zeroed now or by the kernel later, when it
+        // would fill the image's holes. With the seed, a clone's uuid is changed in an instant.
+        FilesystemKind::Ext4 => (
+            Program::MkfsExt4,
+            vec![
+                "-q".to_owned(),
+                "-F".to_owned(),
+                "-m".to_owned(),
+                "0".to_owned(),
+                "-U".to_owned(),
+                uuid,
+                "-E".to_owned(),
+                "nodiscard,assume_storage_prezeroed=1".to_owned(),
+                "-O".to_owned(),
+                "metadata_csum_seed".to_owned(),
+            ],
+        ),
+        FilesystemKind::Xfs => (
+            Program::MkfsXfs,
+            vec!["-q".to_owned(), "-K".to_owned(), "-m".to_owned(), format!("uuid={uuid}")],
+        ),
+        FilesystemKind::Btrfs => {
+            (Program::MkfsBtrfs, vec!["-q".to_owned(), "-K".to_owned(), "-U".to_owned(), uuid])
+        }
+    };
+    let mut arguments: Vec<OsString> = ours.into_iter().map(OsString::from).collect();
+    arguments.extend(spec.options.iter().map(OsString::from));
+    arguments.push("--".into());
+    arguments.push(device.into());
+    programs.run(program, &arguments, TOOL_LIMIT).await.map_err(|error| {
+        // With words of the user's, a failure is first of all theirs to look at.
+        let users = !spec.options.is_empty() && error.kind() == ErrorKind::Internal;
+        let error = error.context(format!("cannot make {} on {}", spec.kind, device.display()));
+        match users {
+            true => error
+                .with_kind(ErrorKind::Invalid)
+                .hint(format!("check the mkfs-options: {}", spec.options.join(" "))),
+            false => error,
+        }
+    })?;
+    flush(device).await?;
+    let path = device.to_owned();
+    if blocking::run("reading the new filesystem", DEVICE_LIMIT, move || is_blank(&path)).await? {
+        return Err(Error::invalid(format!("{} made no filesystem", program.name()))
+            .hint(format!("check the mkfs-options: {}", spec.options.join(" "))));
+    }
+    Ok(())
+}
+
+/// Refuses words that would have mkfs read or write anything but its device.
+fn check_mkfs_options(options: &[String]) -> Result<()> {
+    for word in options {
+        if word.contains('/') || word.contains("device=") || word.contains('\0') {
+            return Err(Error::invalid(format!("the mkfs option {word:?} is not for users"))
+                .hint("options that name files or other devices are refused"));
+        }
+    }
+    Ok(())
+}
+
+async fn flush(device: &Path) -> Result<()> {
+    let device = device.to_owned();
+    blocking::run("flushing a device", DEVICE_LIMIT, move || {
+        File::open(&device)
+            .and_then(|file| file.sync_all())
+            .map_err(|error| Error::io(format!("cannot flush {}", device.display()), error))
+    })
+    .await
+}
+
+/// Gives a copy of a filesystem an identity of its own.
+pub(crate) async fn renew_identity(
+    programs: &Programs,
+    device: &Path,
+    kind: FilesystemKind,
+    uuid: Uuid,
+    scratch: &Path,
+) -> Result<()> {
+    let uuid = uuid.hyphenated().to_string();
+    let device_word = OsString::from(device);
+    let with = |words: &[&str]| {
+        let mut arguments: Vec<OsString> = words.iter().map(OsString::from).collect();
+        arguments.push(device_word.clone());
+        arguments
+    };
+    let changed = match kind {
+        FilesystemKind::Ext4 => {
+            replay_journal(device, kind, scratch).await?;
+            let arguments = with(&["-U", &uuid]);
+            match programs.run(Program::Tune2fs, &arguments, TOOL_LIMIT).await {
+                // Without the seed of the checksums every one is written anew, and tune2fs wants
+                // to be sure of what it reads.
+                Err(error) if error.full_message().contains("e2fsck") => {
+                    programs.run(Program::E2fsck, &with(&["-f", "-p"]), TOOL_LIMIT).await?;
+                    programs.run(Program::Tune2fs, &arguments, TOOL_LIMIT).await
+                }
+                done => done,
+            }
+        }
+        FilesystemKind::Xfs => {
+            replay_journal(device, kind, scratch).await?;
+            programs.run(Program::XfsAdmin, &with(&["-U", &uuid]), TOOL_LIMIT).await
+        }
+        // A copy is never mounted under the original's uuid: the kernel would take it for the
+        // original's device. It has no journal that must be replayed before.
+        FilesystemKind::Btrfs => {
+            programs.run(Program::Btrfstune, &with(&["-f", "-M", &uuid]), TOOL_LIMIT).await
+        }
+    };
+    changed.map_err(|error| {
+        error.context(format!("cannot give the copy on {} its own identity", device.display()))
+    })?;
+    flush(device).await
+}
+
+/// The tools refuse a filesystem whose journal holds changes: the kernel applies them at a mount.
+async fn replay_journal(device: &Path, kind: FilesystemKind, scratch: &Path) -> Result<()> {
+    let request = MountRequest {
+        source: device.display().to_string(),
+        filesystem: kind.as_str().to_owned(),
+        target: scratch.to_owned(),
+        options: ["nodev", "nosuid", "noexec"].map(str::to_owned).to_vec(),
+        read_only: false,
+    };
+    let what = "replaying a copied journal";
+    blocking::run(what, DEVICE_LIMIT, move || {
+        mount::mount(&request)?.ignore();
+        mount::unmount(&request.target)?.ignore();
+        Ok(())
+    })
+    .await
+    .map_err(|error| error.context(what))
+}
+
+/// Grows the filesystem mounted at `target` to the size of its device.
+pub(crate) async fn grow(
+    programs: &Programs,
+    device: &Path,
+    kind: FilesystemKind,
+    target: &Path,
+) -> Result<()> {
+    let (device, target) = (OsString::from(device), OsString::from(target));
+    let (program, arguments) = match kind {
+        FilesystemKind::Ext4 => (Program::Resize2fs, vec![device]),
+        FilesystemKind::Xfs => (Program::XfsGrowfs, vec!["-d".into(), target]),
+        FilesystemKind::Btrfs => (
+            Program::Btrfs,
+            vec!["filesystem".into(), "resize".into(), "max".into(), "--".into(), target],
+        ),
+    };
+    programs
+        .run(program, &arguments, TOOL_LIMIT)
+        .await
+        .map(drop)
+        .map_err(|error| error.context(format!("cannot grow the {kind}")))
+}
+
+/// Makes a directory with an owner and a mode; what is given of them is applied also to one that is
+/// there already. A link is refused: what the volume holds may be hostile.
+pub(crate) fn prepare_directory(directory: &Path, ownership: Ownership) -> Result<()> {
+    let failed = |what: &str| {
+        let what = format!("cannot {what} {}", directory.display());
+        move |error: std::io::Error| Error::io(what, error)
+    };
+    let made = match std::fs::DirBuilder::new().mode(0o755).create(directory) {
+        Ok(()) => true,
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => false,
+        Err(error) => return Err(failed("make")(error)),
+    };
+    let file = File::options()
+        .read(true)
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_DIRECTORY)
+        .open(directory)
+        .map_err(|error| failed("open the directory")(error).with_kind(ErrorKind::Corrupt))?;
+    if ownership.uid.is_some() || ownership.gid.is_some() {
+        std::os::unix::fs::fchown(&file, ownership.uid, ownership.gid)
+            .map_err(failed("set the owner of"))?;
+    }
+    // The process's umask has no say.
+    if let Some(mode) = ownership.mode.or(made.then_some(0o755)) {
+        file.set_permissions(std::fs::Permissions::from_mode(mode))
+            .map_err(failed("set the mode of"))?;
+    }
+    file.sync_all().map_err(failed("flush"))?;
+    directory.parent().map_or(Ok(()), durable::sync_directory)
+}
+
+/// Room in the filesystem that holds `path`.
+pub(crate) fn usage(path: &Path) -> Result<FilesystemUsage> {
+    let room = rustix::fs::statvfs(path).map_err(|errno| {
+        Error::io(format!("cannot tell the room at {}", path.display()), errno.into())
+    })?;
+    let bytes = |blocks: u64| blocks.saturating_mul(room.f_frsize);
+    Ok(FilesystemUsage {
+        total: bytes(room.f_blocks),
+        used: bytes(room.f_blocks.saturating_sub(room.f_bfree)),
+        available: bytes(room.f_bavail),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn rule_06_a_device_is_blank_only_if_both_ends_are_zeros() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(is_blank(file.path()).is_err(), "no size");
+        file.as_file().set_len(8 << 20).unwrap();
+        assert!(is_blank(file.path()).unwrap());
+        for position in [0, 1080, (1 << 20) - 1, (7 << 20) + 5, (8 << 20) - 1] {
+            file.as_file().write_all_at(&[1], position).unwrap();
+            assert!(!is_blank(file.path()).unwrap(), "a byte at {position}");
+            file.as_file().write_all_at(&[0], position).unwrap();
+        }
+        assert!(is_blank(Path::new("/nonexistent")).is_err(), "a failed read is not blank");
+    }
+
+    #[test]
+    fn rule_10_mkfs_is_given_no_other_file() {
+        for bad in ["/etc", "-d/etc", "device=UUID=1", "../x", "logdev=/dev/vda"] {
+            assert!(check_mkfs_options(&[bad.to_owned()]).is_err(), "{bad}");
+        }
+        assert!(check_mkfs_options(&["-i".to_owned(), "size=1024".to_owned()]).is_ok());
+    }
+
+    #[test]
+    fn a_prepared_directory_has_its_owner_and_mode_and_is_never_a_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("data");
+        let ownership = Ownership { uid: None, gid: None, mode: Some(0o2770) };
+        for _ in 0..2 {
+            prepare_directory(&data, ownership).unwrap();
+            assert_eq!(data.metadata().unwrap().mode() & 0o7777, 0o2770);
+        }
+        prepare_directory(&data, Ownership::default()).unwrap();
+        assert_eq!(data.metadata().unwrap().mode() & 0o7777, 0o2770, "not asked for");
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink("/etc", &link).unwrap();
+        let error = prepare_directory(&link, ownership).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
+}
