@@ -27,8 +27,10 @@ use crate::id::BootId;
 use crate::model::Outcome;
 use crate::options::{FilesystemKind, Ownership};
 
+pub(crate) use filesystem::usage as filesystem_usage;
 pub use host::LinuxHost;
 pub use lock::LockFile;
+pub(crate) use mount::is_mounted;
 pub use process::Program;
 
 /// A filesystem to be made.

@@ -56,7 +56,9 @@ fn is_mount_of(mounted: &Mounted, source: &str) -> Result<bool> {
     let device = device_number(Path::new(source))
         .map_err(|error| Error::io(format!("cannot tell which device {source} is"), error))?;
     // A btrfs has a device number of its own; its source is the name of its device.
-    Ok(mounted.device == device || device_number(Path::new(&mounted.source)).ok() == Some(device))
+    Ok(mounted.device == device
+        || mounted.source.starts_with('/')
+            && device_number(Path::new(&mounted.source)).ok() == Some(device))
 }
 
 fn device_number(path: &Path) -> std::io::Result<(u32, u32)> {
@@ -65,6 +67,17 @@ fn device_number(path: &Path) -> std::io::Result<(u32, u32)> {
         return Err(std::io::Error::new(Io::InvalidInput, "it is not a block device"));
     }
     Ok((major(meta.rdev()), minor(meta.rdev())))
+}
+
+/// Whether the device is mounted anywhere in our own namespace.
+pub(crate) fn is_mounted(device: &Path) -> Result<bool> {
+    let source = device.display().to_string();
+    for entry in mountinfo::own()? {
+        if is_mount_of(&entry.mounted, &source)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Opens the directory to mount on, made if it is not there, and tells its real path, which is the
