@@ -1,0 +1,13 @@
+//! The volume plugin protocol at the real socket, against the real kernel.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed helper is a failed test")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod endpoints;
+mod hostile;
+mod ledger;
+mod names;
+mod options;
+mod rules;
