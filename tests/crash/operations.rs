@@ -1,0 +1,203 @@
+//! The operations, each in the way that goes through all of its steps.
+
+use crate::common::daemon::Daemon;
+use crate::common::host::Host;
+
+/// The volume that the operation is about.
+pub(crate) const SUBJECT: &str = "subject";
+
+/// The mount id that holds it.
+pub(crate) const ID: &str = "container";
+
+const CONTENT: &str = "what the user wrote";
+
+pub(crate) struct Operation {
+    pub(crate) name: &'static str,
+    /// What must be there before.
+    pub(crate) prepare: fn(&Daemon<'_>),
+    /// The request; `Err` with the text of the answer, or of the broken connection.
+    pub(crate) run: fn(&Daemon<'_>) -> Result<(), String>,
+    /// What a retry may be told if the first request had got far enough to be finished at start.
+    pub(crate) already: &'static [&'static str],
+    /// What must be true after the retry.
+    pub(crate) check: fn(&Daemon<'_>, &Host),
+}
+
+pub(crate) const OPERATIONS: [Operation; 10] = [
+    Operation {
+        name: "create",
+        prepare: |_| (),
+        run: |daemon| daemon.plugin().create(SUBJECT, &[("size", "64M")]),
+        already: &[],
+        check: |daemon, _| {
+            mount_and_write(daemon, SUBJECT);
+            assert_holds(daemon, SUBJECT, CONTENT);
+        },
+    },
+    Operation {
+        name: "clone",
+        // Mounted, so that it has to be frozen.
+        prepare: prepare_mounted,
+        run: |daemon| cli(daemon, &["volume", "clone", SUBJECT, "twin"]),
+        already: &["exists"],
+        check: |daemon, _| {
+            assert_writable(daemon);
+            assert_holds(daemon, "twin", CONTENT);
+        },
+    },
+    Operation {
+        name: "delete",
+        prepare: |daemon| {
+            prepare_mounted(daemon);
+            daemon.cli().ok(&["snapshot", "create", "subject@one"]);
+            daemon.plugin().unmount(SUBJECT, ID).unwrap();
+            daemon.cli().ok(&["snapshot", "rm", "subject@one"]);
+        },
+        run: |daemon| daemon.plugin().remove(SUBJECT),
+        already: &["no volume", "no such volume"],
+        check: |daemon, _| assert_eq!(daemon.plugin().list(), [crate::BYSTANDER]),
+    },
+    Operation {
+        name: "mount",
+        // Grown while unmounted, and never mounted before: the mount has to see to both.
+        prepare: |daemon| {
+            daemon.plugin().create(SUBJECT, &[("size", "64M")]).unwrap();
+            daemon.cli().ok(&["volume", "resize", SUBJECT, "96M"]);
+        },
+        run: |daemon| daemon.plugin().mount(SUBJECT, ID).map(drop),
+        already: &[],
+        check: |daemon, host| {
+            assert_grown(daemon, host);
+            assert_writable(daemon);
+        },
+    },
+    Operation {
+        name: "unmount",
+        prepare: prepare_mounted,
+        run: |daemon| daemon.plugin().unmount(SUBJECT, ID),
+        already: &[],
+        check: |daemon, host| {
+            assert_eq!(daemon.plugin().path(SUBJECT).unwrap(), "");
+            assert_eq!(host.loops().len(), 1, "only the bystander's");
+            assert_holds(daemon, SUBJECT, CONTENT);
+        },
+    },
+    Operation {
+        name: "snapshot",
+        prepare: prepare_mounted,
+        run: |daemon| cli(daemon, &["snapshot", "create", "subject@one"]),
+        already: &["already"],
+        check: |daemon, _| {
+            assert_writable(daemon);
+            daemon.plugin().create("copy", &[("from-snapshot", "subject@one")]).unwrap();
+            assert_holds(daemon, "copy", CONTENT);
+        },
+    },
+    Operation {
+        name: "delete-snapshot",
+        prepare: |daemon| {
+            prepare_mounted(daemon);
+            daemon.cli().ok(&["snapshot", "create", "subject@one"]);
+        },
+        run: |daemon| cli(daemon, &["snapshot", "rm", "subject@one"]),
+        already: &["no snapshot"],
+        check: |daemon, _| {
+            let left = daemon.cli().ok(&["snapshot", "ls", SUBJECT]).json();
+            assert_eq!(left, serde_json::json!([]));
+            assert_holds(daemon, SUBJECT, CONTENT);
+        },
+    },
+    Operation {
+        name: "restore",
+        prepare: |daemon| {
+            prepare_mounted(daemon);
+            daemon.cli().ok(&["snapshot", "create", "subject@one"]);
+            let path = daemon.plugin().path(SUBJECT).unwrap();
+            daemon.write(format!("{path}/file"), "a mistake");
+            daemon.plugin().unmount(SUBJECT, ID).unwrap();
+        },
+        run: |daemon| cli(daemon, &["snapshot", "restore", "subject@one"]),
+        already: &[],
+        check: |daemon, _| {
+            assert_holds(daemon, SUBJECT, CONTENT);
+            let snapshots = daemon.cli().ok(&["snapshot", "ls", SUBJECT]).json();
+            let safe = snapshots.as_array().expect("snapshots").iter().any(|snapshot| {
+                let name = snapshot["name"].as_str().expect("name");
+                let from = format!("{SUBJECT}@{name}");
+                let made = daemon.plugin().create("safety", &[("from-snapshot", &from)]);
+                made.expect("a volume from each snapshot");
+                let holds = content(daemon, "safety");
+                daemon.plugin().remove("safety").unwrap();
+                name != "one" && holds == "a mistake"
+            });
+            assert!(safe, "the state before the restore is kept: {snapshots}");
+        },
+    },
+    Operation {
+        name: "grow",
+        prepare: prepare_mounted,
+        run: |daemon| cli(daemon, &["volume", "resize", SUBJECT, "96M"]),
+        already: &[],
+        check: |daemon, host| {
+            assert_writable(daemon);
+            assert_grown(daemon, host);
+            assert_holds(daemon, SUBJECT, CONTENT);
+        },
+    },
+    Operation {
+        name: "rename",
+        prepare: |daemon| {
+            prepare_mounted(daemon);
+            daemon.plugin().unmount(SUBJECT, ID).unwrap();
+        },
+        run: |daemon| cli(daemon, &["volume", "rename", SUBJECT, "renamed"]),
+        already: &["no volume"],
+        check: |daemon, _| {
+            assert_holds(daemon, "renamed", CONTENT);
+            daemon.plugin().get(SUBJECT).expect_err("the old name is free");
+        },
+    },
+];
+
+fn cli(daemon: &Daemon<'_>, args: &[&str]) -> Result<(), String> {
+    let run = daemon.cli().run(args);
+    if run.code == 0 { Ok(()) } else { Err(format!("{}{}", run.stdout, run.stderr)) }
+}
+
+/// The subject, mounted by the container, with content.
+fn prepare_mounted(daemon: &Daemon<'_>) {
+    daemon.plugin().create(SUBJECT, &[("size", "64M")]).unwrap();
+    mount_and_write(daemon, SUBJECT);
+}
+
+fn mount_and_write(daemon: &Daemon<'_>, volume: &str) {
+    let mountpoint = daemon.plugin().mount(volume, ID).unwrap();
+    daemon.write(mountpoint.join("file"), CONTENT);
+}
+
+fn content(daemon: &Daemon<'_>, volume: &str) -> String {
+    let plugin = daemon.plugin();
+    let mountpoint = plugin.mount(volume, "reader").unwrap();
+    let content = daemon.read(mountpoint.join("file"));
+    plugin.unmount(volume, "reader").unwrap();
+    content
+}
+
+#[track_caller]
+fn assert_holds(daemon: &Daemon<'_>, volume: &str, expected: &str) {
+    assert_eq!(content(daemon, volume), expected, "{volume}");
+}
+
+/// A filesystem that was left frozen would hang this.
+fn assert_writable(daemon: &Daemon<'_>) {
+    let mountpoint = daemon.plugin().path(SUBJECT).unwrap();
+    daemon.write(format!("{mountpoint}/later"), "written after the kill");
+}
+
+fn assert_grown(daemon: &Daemon<'_>, host: &Host) {
+    assert_eq!(daemon.cli().inspect(SUBJECT)["size"], 96 << 20);
+    let mountpoint = daemon.plugin().path(SUBJECT).unwrap();
+    let blocks = host.run("stat", &["-f", "-c", "%b %S", &mountpoint]);
+    let numbers: Vec<u64> = blocks.split_whitespace().map(|n| n.parse().unwrap()).collect();
+    assert!(numbers[0] * numbers[1] > 64 << 20, "the filesystem has not grown: {blocks}");
+}
