@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use super::cli::Cli;
 use super::host::{Host, child_of};
 use super::plugin::PluginClient;
-use super::wait;
+use super::{kernel, wait};
 
 /// Where the engine looks for a plugin called `holdfast`.
 pub(crate) const ENGINE_SOCKET: &str = "/run/docker/plugins/holdfast.sock";
@@ -118,9 +118,31 @@ impl<'h> Daemon<'h> {
         state_dir(self.host)
     }
 
-    /// Where the loop backend keeps its images.
+    /// Where the loop backend keeps its images, as a path inside the host.
     pub(crate) fn loop_dir(&self) -> PathBuf {
         state_dir(self.host).join("loop")
+    }
+
+    /// The files of all volumes on disk: images, descriptions, snapshots.
+    pub(crate) fn volume_files(&self) -> Vec<PathBuf> {
+        let dir = self.host.inside(self.loop_dir());
+        let volumes = kernel::names_in(&dir).into_iter().filter(|name| !name.starts_with('.'));
+        volumes.flat_map(|name| kernel::files_under(&dir.join(name))).collect()
+    }
+
+    /// Waits until nothing of any volume is on disk; deleted things may go a little later.
+    #[track_caller]
+    pub(crate) fn wait_no_volume_files(&self) {
+        let dir = self.host.inside(self.loop_dir());
+        let left = || {
+            let entries = kernel::names_in(&dir).into_iter().map(|name| dir.join(name));
+            let kept = |path: &PathBuf| path.ends_with(".lock") || path.ends_with(".work");
+            let mut left: Vec<_> = entries.filter(|path| !kept(path)).collect();
+            left.extend(kernel::names_in(&dir.join(".work")).into_iter().map(PathBuf::from));
+            left
+        };
+        let empty = wait::try_until(|| left().is_empty().then_some(()));
+        assert!(empty.is_some(), "left in {}: {:?}", dir.display(), left());
     }
 
     pub(crate) fn log(&self) -> String {

@@ -53,13 +53,22 @@ fn parse_mount(line: &str) -> Mount {
     }
 }
 
+/// The names in `dir`, sorted; none if there is no such directory.
+pub(crate) fn names_in(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
 /// Every file below `dir`, directories not; none if there is no such directory.
 pub(crate) fn files_under(dir: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => files.extend(files_under(&entry.path())),
-            _ => files.push(entry.path()),
+    let (mut files, mut left) = (Vec::new(), vec![dir.to_owned()]);
+    while let Some(dir) = left.pop() {
+        for path in names_in(&dir).into_iter().map(|name| dir.join(name)) {
+            let is_dir = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+            if is_dir { left.push(path) } else { files.push(path) }
         }
     }
     files.sort();

@@ -8,7 +8,6 @@ mod common;
 mod load;
 mod operations;
 
-use std::fs;
 use std::os::unix::process::ExitStatusExt;
 
 use common::daemon::{Daemon, Launch};
@@ -129,14 +128,9 @@ fn remove_everything(daemon: &Daemon<'_>, host: &Host) {
 fn assert_nothing_left(daemon: &Daemon<'_>, host: &Host, step: &str) {
     assert_eq!(daemon.plugin().list(), Vec::<String>::new(), "{step}");
     assert_eq!((host.mounts(), host.loops()), (vec![], vec![]), "{step}");
-    let files = kernel::files_under(&daemon.loop_dir());
-    assert!(files.is_empty(), "{step}: {files:?}\n{}", daemon.log());
-    let mountpoints: Vec<_> = fs::read_dir(daemon.state_dir().join("mounts"))
-        .into_iter()
-        .flatten()
-        .map(|entry| entry.expect("mounts").path())
-        .collect();
-    assert!(mountpoints.is_empty(), "{step}: {mountpoints:?}");
+    daemon.wait_no_volume_files();
+    let mountpoints = kernel::names_in(&daemon.state_dir().join("mounts"));
+    assert_eq!(mountpoints, Vec::<String>::new(), "{step}");
     let operations = daemon.cli().ok(&["operation", "ls"]).json();
     let open = operations
         .as_array()

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::common::daemon::Launch;
 use crate::common::engine::Engine;
 use crate::common::host::Host;
-use crate::common::{kernel, wait};
+use crate::common::wait;
 use crate::{assert_counts_on, start, start_counter};
 
 #[track_caller]
@@ -42,7 +42,7 @@ fn a_named_volume_stays_until_it_is_removed() {
     engine.docker(&["volume", "rm", "data"]);
     assert_eq!(volumes(&engine), "");
     assert_eq!(daemon.plugin().list(), Vec::<String>::new());
-    assert_eq!(kernel::files_under(&daemon.loop_dir()), Vec::<std::path::PathBuf>::new());
+    daemon.wait_no_volume_files();
 }
 
 #[test]

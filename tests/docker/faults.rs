@@ -5,7 +5,7 @@ use std::process::Stdio;
 use crate::common::daemon::Launch;
 use crate::common::engine::Engine;
 use crate::common::host::Host;
-use crate::start;
+use crate::{remove_when_free, start};
 
 /// The engine's retry after the crash comes without a body; it must not pass for a success.
 #[test]
@@ -20,7 +20,7 @@ fn a_daemon_killed_in_the_middle_of_docker_run_is_an_error_and_the_next_run_work
         daemon.start_again();
         run.wait_with_output().unwrap();
         assert_eq!(engine.in_volume("data", "echo kept > /data/file; cat /data/file"), "kept");
-        engine.docker(&["volume", "rm", "data"]);
+        remove_when_free(&engine, "data");
         assert_eq!((host.mounts(), host.loops()), (vec![], vec![]), "{step}");
     }
 }

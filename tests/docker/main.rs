@@ -54,3 +54,12 @@ fn assert_counts_on(engine: &Engine<'_>, container: &str) {
         count(engine, container).is_some_and(|now| now > from)
     });
 }
+
+/// Removes a volume whose last container may have gone without an Unmount: it is free when the kernel
+/// has shown for long enough that nobody has it.
+#[track_caller]
+fn remove_when_free(engine: &Engine<'_>, volume: &str) {
+    common::wait::until_true("the volume can be removed", || {
+        engine.client(&["volume", "rm", volume]).output().is_ok_and(|run| run.status.success())
+    });
+}

@@ -4,7 +4,7 @@ use crate::common::daemon::Launch;
 use crate::common::engine::Engine;
 use crate::common::host::Host;
 use crate::common::wait;
-use crate::{assert_counts_on, start, start_counter};
+use crate::{assert_counts_on, remove_when_free, start, start_counter};
 
 #[test]
 fn a_volume_keeps_its_driver_and_data_over_an_engine_restart() {
@@ -48,7 +48,7 @@ fn a_container_stopped_while_the_daemon_is_down_does_not_hold_its_volume_for_eve
     engine.docker(&["rm", "-f", "app"]);
     daemon.start_again();
     engine.in_volume("data", "test -s /data/count");
-    engine.docker(&["volume", "rm", "data"]);
+    remove_when_free(&engine, "data");
     assert_eq!((host.mounts(), host.loops()), (vec![], vec![]));
 }
 
@@ -89,7 +89,7 @@ fn without_live_restore_a_killed_engine_can_start_the_container_again() {
     assert_counts_on(&engine, "app");
     engine.docker(&["rm", "-f", "app"]);
     assert_eq!(engine.in_volume("data", "test -s /data/count && echo kept"), "kept");
-    engine.docker(&["volume", "rm", "data"]);
+    remove_when_free(&engine, "data");
     assert_eq!((host.mounts(), host.loops()), (vec![], vec![]));
 }
 
@@ -105,7 +105,7 @@ fn engine_and_daemon_killed_together_lose_nothing() {
     engine.start_again();
     engine.docker(&["rm", "-f", "app"]);
     assert_eq!(engine.in_volume("data", "test -s /data/count && echo kept"), "kept");
-    engine.docker(&["volume", "rm", "data"]);
+    remove_when_free(&engine, "data");
     assert_eq!((host.mounts(), host.loops()), (vec![], vec![]));
 }
 

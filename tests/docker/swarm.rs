@@ -3,7 +3,7 @@
 use crate::common::engine::Engine;
 use crate::common::host::Host;
 use crate::common::wait;
-use crate::start;
+use crate::{remove_when_free, start};
 
 /// The kernel of a build machine may lack vxlan, so the stack uses the host's network.
 const STACK: &str = r#"
@@ -69,9 +69,7 @@ fn a_stack_makes_its_volume_with_driver_opts_and_a_new_task_finds_the_data() {
         host.mounts().is_empty() && host.loops().is_empty()
     });
     assert_eq!(daemon.plugin().list(), ["app_log"], "a stack's volumes stay");
-    wait::until_true("the volume can be removed", || {
-        engine.client(&["volume", "rm", "app_log"]).output().unwrap().status.success()
-    });
+    remove_when_free(&engine, "app_log");
 }
 
 #[test]

@@ -6,7 +6,6 @@ use serde_json::json;
 
 use crate::common::daemon::Daemon;
 use crate::common::host::Host;
-use crate::common::kernel;
 use crate::common::plugin::{PluginClient, read_answer};
 
 #[test]
@@ -139,7 +138,7 @@ fn remove_leaves_nothing_behind() {
     assert_eq!(plugin.list(), Vec::<String>::new());
     plugin.get("data").unwrap_err();
     assert_eq!((host.mounts(), host.loops()), (vec![], vec![]));
-    assert_eq!(kernel::files_under(&daemon.loop_dir()), Vec::<std::path::PathBuf>::new());
+    daemon.wait_no_volume_files();
     assert!(!host.inside(mountpoint.parent().unwrap()).exists());
     plugin.create("data", &[("size", "64M")]).expect("the name is free again");
 }

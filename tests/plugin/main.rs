@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod disk;
 mod endpoints;
 mod hostile;
 mod ledger;

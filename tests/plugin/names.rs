@@ -4,7 +4,6 @@ use serde_json::json;
 
 use crate::common::daemon::Daemon;
 use crate::common::host::Host;
-use crate::common::kernel;
 
 #[test]
 fn rule_10_hostile_names_are_refused_everywhere_and_touch_nothing() {
@@ -12,7 +11,6 @@ fn rule_10_hostile_names_are_refused_everywhere_and_touch_nothing() {
     let daemon = Daemon::start(&host);
     let plugin = daemon.plugin();
     std::fs::write(host.dir().join("outside"), "untouched").unwrap();
-    let before = kernel::files_under(&daemon.loop_dir());
     let long = "a".repeat(10 * 1024);
     let over = "a".repeat(129);
     let hostile = [
@@ -67,7 +65,7 @@ fn rule_10_hostile_names_are_refused_everywhere_and_touch_nothing() {
         assert!(error.len() < 1024, "the error repeats a long name whole: {} bytes", error.len());
     }
     assert_eq!(plugin.list(), Vec::<String>::new());
-    assert_eq!(kernel::files_under(&daemon.loop_dir()), before);
+    daemon.wait_no_volume_files();
     assert_eq!(std::fs::read_to_string(host.dir().join("outside")).unwrap(), "untouched");
     assert_eq!((host.mounts(), host.loops()), (vec![], vec![]));
 }
@@ -88,7 +86,7 @@ fn rule_10_names_at_the_edge_of_the_rule_work_in_full() {
         plugin.unmount(name, "id").unwrap();
         plugin.remove(name).unwrap();
     }
-    assert_eq!(kernel::files_under(&daemon.loop_dir()), Vec::<std::path::PathBuf>::new());
+    daemon.wait_no_volume_files();
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use crate::common::daemon::Daemon;
 use crate::common::host::Host;
-use crate::common::kernel;
 
 #[test]
 fn the_same_options_again_create_nothing_and_lose_nothing() {
@@ -13,11 +12,11 @@ fn the_same_options_again_create_nothing_and_lose_nothing() {
     let mountpoint = plugin.mount("data", "id").unwrap();
     daemon.write(mountpoint.join("file"), "content");
     let uuid = daemon.cli().inspect("data")["uuid"].clone();
-    let files = kernel::files_under(&daemon.loop_dir());
+    let files = daemon.volume_files();
     plugin.create("data", &[("fs", "ext4"), ("size", "64M")]).unwrap();
     plugin.create("data", &[("size", "67108864"), ("fs", "ext4")]).expect("the same size");
     assert_eq!(daemon.cli().inspect("data")["uuid"], uuid);
-    assert_eq!(kernel::files_under(&daemon.loop_dir()), files);
+    assert_eq!(daemon.volume_files(), files);
     assert_eq!(daemon.read(mountpoint.join("file")), "content");
 }
 
@@ -71,7 +70,7 @@ fn a_bad_value_is_refused_with_its_key() {
         assert!(!error.is_empty(), "{key}={value}");
         assert_eq!(plugin.list(), Vec::<String>::new(), "{key}={value}: {error}");
     }
-    assert_eq!(kernel::files_under(&daemon.loop_dir()), Vec::<std::path::PathBuf>::new());
+    daemon.wait_no_volume_files();
 }
 
 #[test]

@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use crate::common::daemon::{Daemon, Launch};
 use crate::common::host::Host;
-use crate::common::kernel;
 use crate::common::plugin::{PluginClient, read_answer};
 use crate::common::wait;
 
@@ -23,7 +22,7 @@ fn rule_01_get_never_fails_for_an_existing_volume() {
     daemon.kill_and_start_again();
     plugin.get("data").expect("after a kill");
     // The backend has lost it: a reason to warn, not to deny that it exists.
-    for image in kernel::files_under(&daemon.loop_dir()) {
+    for image in daemon.volume_files() {
         std::fs::remove_file(image).unwrap();
     }
     plugin.get("data").expect("with its image gone");
@@ -65,9 +64,9 @@ fn rule_02_create_again_with_the_same_options_creates_nothing() {
         create.join().unwrap().unwrap();
     }
     assert_eq!(plugin.list(), ["data"]);
-    let one = kernel::files_under(&daemon.loop_dir());
+    let one = daemon.volume_files();
     plugin.create("data", &[("size", "64M")]).unwrap();
-    assert_eq!(kernel::files_under(&daemon.loop_dir()), one);
+    assert_eq!(daemon.volume_files(), one);
     assert_eq!(host.loops(), []);
 }
 
@@ -230,7 +229,7 @@ fn rule_16_retain_forgets_the_volume_and_keeps_the_data() {
     plugin.create("data", &[("size", "64M"), ("on-remove", "retain")]).unwrap();
     plugin.remove("data").unwrap();
     assert_eq!(plugin.list(), Vec::<String>::new());
-    assert!(!kernel::files_under(&daemon.loop_dir()).is_empty());
+    assert!(!daemon.volume_files().is_empty());
 }
 
 #[test]
