@@ -55,6 +55,17 @@ impl CatalogFile {
         Ok(file)
     }
 
+    /// On a storage that a test makes fail.
+    #[cfg(test)]
+    pub(super) fn on(database: Database, empty: bool) -> Result<Self> {
+        let mut file = Self { path: PathBuf::from("test"), database: None, migrations: MIGRATIONS };
+        if empty {
+            file.make_tables(&database)?;
+        }
+        file.database = Some(database);
+        Ok(file)
+    }
+
     fn format(&self) -> u64 {
         self.migrations.len() as u64 + 1
     }
@@ -101,6 +112,16 @@ impl CatalogFile {
             .set_cache_size(CACHE_BYTES)
             .create(&draft)
             .map_err(|error| self.open_error(error))?;
+        self.make_tables(&database)?;
+        drop(database);
+        std::fs::rename(&draft, &self.path).map_err(failed)?;
+        if let Some(directory) = self.path.parent() {
+            std::fs::File::open(directory).and_then(|d| d.sync_all()).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn make_tables(&self, database: &Database) -> Result<()> {
         let transaction = database.begin_write().map_err(|e| self.broken(e))?;
         for table in [VOLUMES, SNAPSHOTS, LEDGERS, OPERATIONS] {
             transaction.open_table(table).map_err(|e| self.broken(e))?;
@@ -110,13 +131,7 @@ impl CatalogFile {
             .map_err(|e| self.broken(e))?
             .insert(FORMAT_KEY, self.format())
             .map_err(|e| self.broken(e))?;
-        transaction.commit().map_err(|e| self.broken(e))?;
-        drop(database);
-        std::fs::rename(&draft, &self.path).map_err(failed)?;
-        if let Some(directory) = self.path.parent() {
-            std::fs::File::open(directory).and_then(|d| d.sync_all()).map_err(failed)?;
-        }
-        Ok(())
+        transaction.commit().map_err(|e| self.broken(e))
     }
 
     fn read_format(&self, database: &Database) -> Result<u64> {

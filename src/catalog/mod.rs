@@ -153,4 +153,6 @@ fn again(error: &Error) -> Error {
 }
 
 #[cfg(test)]
+mod power_cut;
+#[cfg(test)]
 mod tests;

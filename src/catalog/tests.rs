@@ -10,7 +10,7 @@ use crate::id::Generation;
 use crate::model::{Content, VolumeState};
 use crate::options::{OnRemove, Ownership};
 
-fn volume(number: u128, name: &str) -> Volume {
+pub(super) fn volume(number: u128, name: &str) -> Volume {
     Volume {
         uuid: VolumeUuid::from_uuid(Uuid::from_u128(number)),
         name: name.parse().unwrap(),
@@ -32,7 +32,7 @@ fn volume(number: u128, name: &str) -> Volume {
     }
 }
 
-fn put(volume: &Volume) -> Change {
+pub(super) fn put(volume: &Volume) -> Change {
     Change::PutVolume(Box::new(volume.clone()))
 }
 
