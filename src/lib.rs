@@ -29,5 +29,7 @@ pub mod engine;
 
 // Floor 7: faces.
 pub mod api;
+pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod telemetry;

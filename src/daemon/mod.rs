@@ -1,0 +1,259 @@
+//! The daemon: puts the parts together, starts them in an order in which nothing is told that is
+//! not known, and stops them.
+
+mod sockets;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::level_filters::LevelFilter;
+
+use crate::api::docker::Place;
+use crate::api::{Gate, GateKeeper, admin, docker};
+use crate::backend::Backend;
+use crate::backend::loopback::{LoopBackend, LoopConfig};
+use crate::catalog::Catalog;
+use crate::clock;
+use crate::config::{Config, LogFormat, LogLevel};
+use crate::engine::{self, Engine, EngineConfig, Environment};
+use crate::error::{Error, Result};
+use crate::failpoint;
+use crate::linux::{LinuxHost, LockFile};
+use crate::telemetry;
+use sockets::{Inherited, Socket};
+
+/// How long operations may still run after the last request was answered. With the servers' drain
+/// it stays below the ten seconds after which Docker kills a managed plugin.
+const STOP_LIMIT: Duration = Duration::from_secs(4);
+
+/// What to do with the catalog that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CatalogChoice {
+    /// Use it; make one from what the backends hold if there is none.
+    Keep,
+    /// Move it aside and make one from what the backends hold.
+    Rebuild,
+}
+
+/// Runs the daemon until it is told to stop by SIGTERM or SIGINT. Mounted volumes stay mounted.
+///
+/// # Errors
+/// Whatever stops it from starting.
+pub fn run(config: &Config, catalog: CatalogChoice) -> Result<()> {
+    telemetry::start(
+        match config.log_level {
+            LogLevel::Error => LevelFilter::ERROR,
+            LogLevel::Warn => LevelFilter::WARN,
+            LogLevel::Info => LevelFilter::INFO,
+            LogLevel::Debug => LevelFilter::DEBUG,
+            LogLevel::Trace => LevelFilter::TRACE,
+        },
+        match config.log_format {
+            LogFormat::Text => telemetry::Format::Text,
+            LogFormat::Json => telemetry::Format::Json,
+        },
+    )?;
+    if let Ok(text) = std::env::var(failpoint::VARIABLE) {
+        failpoint::arm(&text)?;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.min(4))
+        .enable_all()
+        .build()
+        .map_err(|error| Error::io("cannot start the runtime", error))?;
+    let result = runtime.block_on(serve(config, catalog));
+    // A call that hangs in the kernel must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    result
+}
+
+async fn serve(config: &Config, catalog: CatalogChoice) -> Result<()> {
+    let (stop, stopped) = watch::channel(false);
+    let mut signals = Signals::listen()?;
+    sockets::make_directory(&config.state_dir, 0o700)?;
+    sockets::make_directory(&config.runtime_dir, 0o755)?;
+    warn_if_open(&config.state_dir);
+    let _locks =
+        (lock(&config.state_dir.join("lock"))?, lock(&config.runtime_dir.join("holdfast.pid"))?);
+
+    let mut inherited = Inherited::take()?;
+    let admin_socket = Socket::admin(&config.admin_socket, &mut inherited)?;
+    let plugin_socket = Socket::plugin(&config.plugin_socket, &mut inherited)?;
+    let (keeper, gate) = Gate::closed();
+    let place = Place {
+        node: config.node.as_str().to_owned(),
+        default_backend: config.default_backend.clone(),
+    };
+    // Docker holds a lock until Activate is answered, so this comes before all work.
+    let plugin = docker::serve(plugin_socket.listener()?, gate.clone(), place, told(&stopped));
+    let faces = [
+        tokio::spawn(plugin),
+        tokio::spawn(admin::serve(admin_socket.listener()?, gate, told(&stopped))),
+    ];
+
+    let result = tokio::select! {
+        started = start(config, catalog) => match started {
+            Ok(engine) => {
+                attend(&engine, keeper, config, &mut signals).await;
+                let _ = stop.send(true);
+                sockets::notify("STOPPING=1");
+                tokio::select! {
+                    () = finish(faces, &engine) => {}
+                    () = signals.next() => tracing::warn!("told twice to stop: stopping now"),
+                }
+                Ok(())
+            }
+            Err(error) => Err(error),
+        },
+        () = signals.next() => Ok(()),
+    };
+    drop((admin_socket, plugin_socket));
+    result
+}
+
+/// From the start to the word to stop.
+async fn attend(engine: &Engine, keeper: GateKeeper, config: &Config, signals: &mut Signals) {
+    keeper.open(engine.clone());
+    sockets::notify("READY=1");
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = config.node.as_str(),
+        plugin_socket = %config.plugin_socket.display(),
+        admin_socket = %config.admin_socket.display(),
+        "ready"
+    );
+    signals.next().await;
+    tracing::info!("stopping; mounted volumes stay mounted");
+}
+
+async fn finish(faces: [tokio::task::JoinHandle<()>; 2], engine: &Engine) {
+    for face in faces {
+        let _ = face.await;
+    }
+    engine.stop(STOP_LIMIT).await;
+}
+
+/// Done when the daemon stops.
+fn told(stopped: &watch::Receiver<bool>) -> impl Future<Output = ()> + Send + 'static {
+    let mut stopped = stopped.clone();
+    async move {
+        let _ = stopped.wait_for(|stop| *stop).await;
+    }
+}
+
+/// Every backend that the configuration turns on: the one place where backends are registered.
+async fn backends(config: &Config) -> Result<Vec<Arc<dyn Backend>>> {
+    let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
+    if config.loop_enabled {
+        let backend = LoopBackend::open(LoopConfig {
+            name: "loop".parse()?,
+            dir: config.loop_dir.clone(),
+            default_size: config.loop_default_size,
+        });
+        let backend = Arc::new(backend.await?);
+        let cleaned = Arc::clone(&backend);
+        tokio::spawn(async move {
+            if let Err(error) = cleaned.remove_leftovers().await {
+                tracing::warn!("{}", error.full_message());
+            }
+        });
+        backends.push(backend);
+    }
+    Ok(backends)
+}
+
+async fn start(config: &Config, choice: CatalogChoice) -> Result<Engine> {
+    let backends = backends(config).await?;
+    let path = config.state_dir.join("catalog.redb");
+    if choice == CatalogChoice::Rebuild {
+        move_aside(&path)?;
+    }
+    if !path.exists() {
+        let report = engine::rebuild_catalog(&path, &backends).await?;
+        if !report.volumes.is_empty() {
+            tracing::warn!(
+                volumes = report.volumes.len(),
+                "there was no catalog; it was rebuilt from what the backends hold"
+            );
+        }
+        for left in &report.left {
+            tracing::warn!("not taken into the catalog: {left}");
+        }
+    }
+    let opened = tokio::task::spawn_blocking(move || Catalog::open(&path)).await;
+    let catalog = opened
+        .map_err(|error| Error::internal("opening the catalog broke off").caused_by(error))??;
+    let environment = Environment {
+        clock: Arc::new(clock::System),
+        entropy: Arc::new(clock::System),
+        host: Arc::new(LinuxHost::new()?),
+    };
+    let config = EngineConfig {
+        node: config.node.as_str().to_owned(),
+        mount_dir: config.mount_dir.clone(),
+        default_backend: config.default_backend.clone(),
+        trash_after: config.trash_after,
+        freeze_limit: config.loop_freeze_limit,
+    };
+    Engine::start(config, environment, catalog, backends).await
+}
+
+/// Nothing is thrown away that might still be read by somebody who knows how.
+fn move_aside(path: &Path) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let now = jiff::Timestamp::now().as_second();
+    let aside = PathBuf::from(format!("{}.{now}.old", path.display()));
+    std::fs::rename(path, &aside).map_err(|error| {
+        Error::io(format!("cannot move {} to {}", path.display(), aside.display()), error)
+    })?;
+    tracing::warn!("the catalog that was there is {} now", aside.display());
+    Ok(())
+}
+
+fn lock(path: &Path) -> Result<LockFile> {
+    LockFile::acquire(path).map_err(|error| {
+        error
+            .context("cannot become this directory's daemon")
+            .hint("one daemon runs for each state directory and runtime directory")
+    })
+}
+
+fn warn_if_open(directory: &Path) {
+    if std::fs::metadata(directory).is_ok_and(|m| m.permissions().mode() & 0o077 != 0) {
+        tracing::warn!(
+            "{} can be entered by others than its owner, and volumes are mounted in it; `chmod 700` closes it",
+            directory.display()
+        );
+    }
+}
+
+/// The word to stop.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        let listen =
+            |kind| signal(kind).map_err(|error| Error::io("cannot listen for signals", error));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
