@@ -16,7 +16,7 @@ use proptest::prelude::Rng as _;
 const SECTOR: usize = 512;
 
 /// Cuts in `scripts/test`; `scripts/soak` sets more.
-const CUTS: u32 = 300;
+const CUTS: u32 = 150;
 
 #[derive(Debug, Default)]
 struct Disk {
@@ -56,12 +56,12 @@ impl Disk {
         let mut bytes = self.durable.clone();
         for pending in &self.pending {
             match pending {
-                Pending::Length(_) if random.next_u32() % 2 == 0 => {}
+                Pending::Length(_) if random.next_u32().is_multiple_of(2) => {}
                 Pending::Length(_) => apply(&mut bytes, pending),
                 Pending::Write(offset, data) => {
                     for (index, sector) in data.chunks(SECTOR).enumerate() {
                         let at = offset + index * SECTOR;
-                        if random.next_u32() % 2 == 0 && at + sector.len() <= bytes.len() {
+                        if random.next_u32().is_multiple_of(2) && at + sector.len() <= bytes.len() {
                             bytes[at..at + sector.len()].copy_from_slice(sector);
                         }
                     }
