@@ -1,5 +1,7 @@
 //! A module uses only modules on lower floors (`docs/architecture.md`).
 
+#![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
