@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::cli::Cli;
-use super::host::{Host, child_of};
+use super::host::{Host, child_of, end};
 use super::plugin::PluginClient;
 use super::{kernel, wait};
 
@@ -220,11 +220,7 @@ impl<'h> Daemon<'h> {
 
 impl Drop for Daemon<'_> {
     fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
-            let _ = child_of(&self.child).map(|pid| kill(pid, Signal::SIGKILL));
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
+        end(&mut self.child);
         if std::thread::panicking() {
             eprintln!("--- the daemon's log\n{}---", self.log());
         }

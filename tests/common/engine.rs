@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 
-use super::host::{Host, checked, child_of};
+use super::host::{Host, checked, child_of, end};
 use super::wait;
 
 /// The applets that the tests use.
@@ -187,11 +187,6 @@ impl Drop for Engine<'_> {
         if remove.len() > 2 {
             let _ = self.client(&remove).output();
         }
-        if let Some(pid) = child_of(&self.dockerd) {
-            let _ = kill(pid, Signal::SIGTERM);
-        }
-        // Whatever it does, its host ends right after it.
-        let _ = self.dockerd.kill();
-        let _ = self.dockerd.wait();
+        end(&mut self.dockerd);
     }
 }

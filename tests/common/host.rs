@@ -124,3 +124,15 @@ pub(crate) fn child_of(parent: &Child) -> Option<Pid> {
         (parent_of_it == parent).then(|| Pid::from_raw(pid))
     })
 }
+
+/// Kills what `nsenter` runs. `nsenter` itself then ends by itself and, being the parent, reaps it;
+/// otherwise it would be left to the machine's init, and the host's end would wait for that.
+pub(crate) fn end(nsenter: &mut Child) {
+    if let Ok(None) = nsenter.try_wait() {
+        match child_of(nsenter) {
+            Some(pid) => kill(pid, Signal::SIGKILL).unwrap_or_default(),
+            None => nsenter.kill().unwrap_or_default(),
+        }
+        let _ = nsenter.wait();
+    }
+}
