@@ -30,6 +30,7 @@ pub mod engine;
 // Floor 7: faces.
 pub mod api;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod telemetry;

@@ -1,14 +1,35 @@
 //! What can be typed.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::flags::ConfigFlags;
+use crate::error::Error;
+use crate::id::{MountId, OperationId};
+use crate::name::{BackendName, SnapshotRef, VolumeName};
+use crate::units::ByteSize;
 
-/// Container volumes that outlive their containers and their host.
+/// Container volumes that outlive their containers and their host
+///
+/// One daemon for each host serves Docker (`docker run --volume-driver holdfast`, `docker volume create
+/// --driver holdfast`) and this command line.
 #[derive(Debug, Parser)]
-#[command(name = "holdfast", version, propagate_version = false, max_term_width = 100)]
+#[command(
+    name = "holdfast",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  holdfast status
+  holdfast volume create pgdata --size 20G --label team=data
+  docker run -v pgdata:/var/lib/postgresql/data --volume-driver holdfast postgres
+  holdfast snapshot create pgdata@before-upgrade
+  holdfast volume clone pgdata@before-upgrade pgdata-test
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 conflict or in use, 5 daemon not reachable."
+)]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) global: Global,
@@ -18,37 +39,59 @@ pub(super) struct Arguments {
 
 /// Flags of every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Everywhere")]
 pub(super) struct Global {
     /// Print tables for people or JSON for programs
-    #[arg(long, global = true, value_enum, default_value_t = Output::Table, value_name = "FORM", help_heading = "Everywhere")]
+    #[arg(long, global = true, value_enum, default_value_t = Output::Table, value_name = "FORM")]
     pub(super) output: Output,
-    /// Read this configuration file [default: /etc/holdfast/config.toml] [env: HOLDFAST_CONFIG]
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    /// Read this configuration [default: /etc/holdfast/config.toml] [env: HOLDFAST_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// Reach the daemon at this socket [default: /run/holdfast/holdfast.sock] [env: HOLDFAST_ADMIN_SOCKET]
-    #[arg(
-        long,
-        global = true,
-        visible_alias = "socket",
-        value_name = "PATH",
-        help_heading = "Everywhere"
-    )]
+    /// The daemon's socket [default: /run/holdfast/holdfast.sock] [env: HOLDFAST_ADMIN_SOCKET]
+    #[arg(long, global = true, visible_alias = "socket", value_name = "PATH")]
     pub(super) admin_socket: Option<String>,
 }
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Output {
-    /// For people.
+    /// For people
     Table,
-    /// For programs: stable keys, sizes in bytes, times in RFC 3339.
+    /// For programs: stable keys, sizes in bytes, times in RFC 3339
     Json,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Serve Docker and the command line on this host
+    #[command(after_help = "\
+Examples:
+  holdfast daemon
+  holdfast daemon --loop-dir /srv/holdfast --log-level debug")]
     Daemon(Daemon),
+    /// Show this node on one screen: backends, volumes, mounts, operations, warnings
+    Status,
+    /// Make, show, change and remove volumes
+    #[command(subcommand)]
+    Volume(Volume),
+    /// Make, show, restore and remove snapshots
+    #[command(subcommand)]
+    Snapshot(Snapshot),
+    /// Show and follow changes in progress
+    #[command(subcommand)]
+    Operation(Operation),
+    /// Show and check the configuration
+    #[command(subcommand)]
+    Config(Config),
+    /// Print a completion script for a shell
+    #[command(after_help = "\
+Examples:
+  holdfast completions bash > /etc/bash_completion.d/holdfast")]
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
 }
 
 /// `daemon`
@@ -62,4 +105,282 @@ pub(super) struct Daemon {
     pub(super) list_failpoints: bool,
     #[command(flatten)]
     pub(super) flags: ConfigFlags,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Volume {
+    /// Make a volume
+    #[command(after_help = "\
+Examples:
+  holdfast volume create pgdata
+  holdfast volume create pgdata --size 20G -o fs=xfs -o uid=70 -o mode=0700
+  holdfast volume create copy -o clone-of=pgdata
+
+The options are those of `docker volume create -o`. Making a volume that exists with the same options
+changes nothing; with other options it fails and says which differ.")]
+    Create {
+        /// Its name
+        #[arg(value_parser = parsed::<VolumeName>)]
+        name: VolumeName,
+        /// Where it lives [default: default_backend of the configuration]
+        #[arg(long, value_parser = parsed::<BackendName>)]
+        backend: Option<BackendName>,
+        /// How large it is: bytes or 10G, 512M ... [default: the backend's]
+        #[arg(long, value_parser = size_as_typed)]
+        size: Option<String>,
+        #[command(flatten)]
+        words: Words,
+        #[command(flatten)]
+        detach: Detach,
+    },
+    /// List all volumes
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Show all about volumes
+    Inspect {
+        /// Their names
+        #[arg(required = true, value_name = "NAME", value_parser = parsed::<VolumeName>)]
+        names: Vec<VolumeName>,
+    },
+    /// Remove volumes, each as its option on-remove says
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// Their names
+        #[arg(required = true, value_name = "NAME", value_parser = parsed::<VolumeName>)]
+        names: Vec<VolumeName>,
+        #[command(flatten)]
+        detach: Detach,
+    },
+    /// Take back a volume that was removed with on-remove=trash
+    Undelete {
+        /// The name that it had
+        #[arg(value_parser = parsed::<VolumeName>)]
+        name: VolumeName,
+        #[command(flatten)]
+        detach: Detach,
+    },
+    /// Make a volume larger, in use or not
+    #[command(after_help = "\
+Examples:
+  holdfast volume resize pgdata 40G")]
+    Resize {
+        /// Its name
+        #[arg(value_parser = parsed::<VolumeName>)]
+        name: VolumeName,
+        /// How large it is to be
+        #[arg(value_parser = parsed::<ByteSize>)]
+        size: ByteSize,
+        #[command(flatten)]
+        detach: Detach,
+    },
+    /// Mount a volume on this host, as a container would, and print where
+    #[command(after_help = "\
+Examples:
+  cd $(holdfast volume mount pgdata)
+  holdfast volume unmount pgdata")]
+    Mount {
+        /// Its name
+        #[arg(value_parser = parsed::<VolumeName>)]
+        name: VolumeName,
+        #[command(flatten)]
+        by: By,
+    },
+    /// Give up a mount made with `volume mount`
+    Unmount {
+        /// Its name
+        #[arg(value_parser = parsed::<VolumeName>)]
+        name: VolumeName,
+        #[command(flatten)]
+        by: By,
+    },
+    /// Make a new volume with the content of another, or of a snapshot
+    #[command(after_help = "\
+Examples:
+  holdfast volume clone pgdata pgdata-test
+  holdfast volume clone pgdata@before-upgrade pgdata-old")]
+    Clone {
+        /// VOLUME or VOLUME@SNAPSHOT
+        #[arg(value_parser = parsed::<Source>)]
+        source: Source,
+        /// The new volume's name
+        #[arg(value_parser = parsed::<VolumeName>)]
+        new: VolumeName,
+        #[command(flatten)]
+        words: Words,
+        #[command(flatten)]
+        detach: Detach,
+    },
+    /// Give a volume that is not in use another name
+    Rename {
+        /// Its name
+        #[arg(value_parser = parsed::<VolumeName>)]
+        name: VolumeName,
+        /// Its name from now on
+        #[arg(value_parser = parsed::<VolumeName>)]
+        new: VolumeName,
+        #[command(flatten)]
+        detach: Detach,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Snapshot {
+    /// Cut a snapshot of a volume, in use or not
+    #[command(after_help = "\
+Examples:
+  holdfast snapshot create pgdata@before-upgrade")]
+    Create {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        detach: Detach,
+    },
+    /// List the snapshots of a volume, or of all
+    #[command(visible_alias = "list")]
+    Ls {
+        /// The volume
+        #[arg(value_parser = parsed::<VolumeName>)]
+        volume: Option<VolumeName>,
+    },
+    /// Show all about a snapshot
+    Inspect {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Remove a snapshot
+    #[command(visible_alias = "remove")]
+    Rm {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        detach: Detach,
+    },
+    /// Put a snapshot's content in place of its volume's, which must not be in use
+    ///
+    /// What it replaces is kept as a snapshot, whose name is printed.
+    #[command(after_help = "\
+Examples:
+  docker stop db
+  holdfast snapshot restore pgdata@before-upgrade
+  docker start db")]
+    Restore {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        detach: Detach,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Operation {
+    /// List what runs, what is stuck, and the last that are over
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Follow an operation to its end; the exit code is the operation's
+    Watch {
+        /// Its id
+        #[arg(value_parser = parsed::<OperationId>)]
+        id: OperationId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Config {
+    /// Print every value in force and where it came from
+    ///
+    /// That is for a daemon that is started with the same file, environment and flags.
+    Show(Box<ConfigFlags>),
+    /// Check a configuration file without using it
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+/// Options and labels of a new volume.
+#[derive(Debug, Args)]
+pub(super) struct Words {
+    /// An option, as for `docker volume create -o`; repeat it for more
+    #[arg(short = 'o', long = "option", value_name = "KEY=VALUE", value_parser = pair)]
+    pub(super) options: Vec<(String, String)>,
+    /// A label; repeat it for more
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
+    pub(super) labels: Vec<(String, String)>,
+}
+
+/// Whether to wait.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Detach {
+    /// Do not wait: print the operation's id, for `holdfast operation watch`
+    #[arg(long)]
+    pub(super) detach: bool,
+}
+
+/// Who mounts.
+#[derive(Debug, Args)]
+pub(super) struct By {
+    /// The mount id that holds the mount
+    #[arg(long, default_value = "cli", value_parser = parsed::<MountId>)]
+    pub(super) id: MountId,
+}
+
+/// A snapshot.
+#[derive(Debug, Args)]
+pub(super) struct Which {
+    /// The snapshot
+    #[arg(value_name = "VOLUME@SNAPSHOT", value_parser = parsed::<SnapshotRef>)]
+    pub(super) snapshot: SnapshotRef,
+}
+
+/// What a clone is made of.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    Volume(VolumeName),
+    Snapshot(SnapshotRef),
+}
+
+impl FromStr for Source {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        if text.contains('@') {
+            text.parse().map(Self::Snapshot)
+        } else {
+            text.parse().map(Self::Volume)
+        }
+    }
+}
+
+/// Reads a checked word; its error says all in one line.
+fn parsed<T: FromStr<Err = Error>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: Error| match error.hint_text() {
+        Some(hint) => format!("{}; {hint}", error.full_message()),
+        None => error.full_message(),
+    })
+}
+
+/// Kept as it was typed, because it is shown again among the volume's options.
+fn size_as_typed(text: &str) -> Result<String, String> {
+    parsed::<ByteSize>(text).map(|_| text.to_owned())
+}
+
+/// A key alone means that it is set, as for Docker.
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    if key.is_empty() {
+        return Err("write KEY=VALUE".to_owned());
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        Arguments::command().debug_assert();
+    }
 }

@@ -37,14 +37,17 @@ impl Ask {
     /// Reads a request. One without a body is an error and never success: after a crash of ours
     /// Docker repeats a request with its body lost, and whatever it asked has not happened.
     pub(super) fn read(body: &[u8]) -> Result<Self> {
-        if body.iter().all(u8::is_ascii_whitespace) {
-            return Err(Error::invalid("the request has no body").hint(
+        let strange = || Error::invalid("the request is not what Docker sends");
+        match body.trim_ascii_start().first() {
+            None => Err(Error::invalid("the request has no body").hint(
                 "Docker sends one again without its body when the daemon ended under it: repeat the command",
-            ));
+            )),
+            // serde would take an array for the same fields in order.
+            Some(b'{') => {
+                serde_json::from_slice(body).map_err(|error| strange().caused_by(error))
+            }
+            Some(_) => Err(strange()),
         }
-        serde_json::from_slice(body).map_err(|error| {
-            Error::invalid("the request is not what Docker sends").caused_by(error)
-        })
     }
 
     pub(super) fn name(&mut self) -> Result<VolumeName> {
@@ -231,9 +234,18 @@ mod tests {
 
     #[test]
     fn rule_03_a_request_without_body_or_name_is_an_error() {
-        for body in
-            [&b""[..], b"\n", b"null", b"[]", b"{", b"{}x", b"\"x\"", b"{\"Name\":1}", b"\xff"]
-        {
+        for body in [
+            &b""[..],
+            b"\n",
+            b"null",
+            b"[]",
+            b"[\"a\"]",
+            b"{",
+            b"{}x",
+            b"\"x\"",
+            b"{\"Name\":1}",
+            b"\xff",
+        ] {
             assert!(Ask::read(body).is_err(), "{}", String::from_utf8_lossy(body));
         }
         for body in ["{}", r#"{"Name":""}"#, r#"{"Name":null}"#, r#"{"name":"a"}"#] {
