@@ -83,7 +83,7 @@ fn a_service_gives_each_task_a_volume_of_its_own_by_template() {
         ["service", "create", "-d", "--name", "web", "--replicas", "2", "--network", "host"];
     let rest = ["--no-resolve-image", "--mount", mount, "busybox", "sleep", "10000"];
     engine.docker(&[&create[..], &rest].concat());
-    wait::until_true("both tasks hold a volume", || host.loops().len() == 2);
+    wait::until_true("both tasks hold a volume", || host.mounts().len() == 2);
     let mut names = daemon.plugin().list();
     names.sort();
     assert_eq!(names, ["web-1-vol", "web-2-vol"]);
