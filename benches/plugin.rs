@@ -190,8 +190,12 @@ fn micros(duration: Duration) -> f64 {
 fn echo_server(socket: &Path) {
     use http_body_util::{BodyExt as _, Full};
     use hyper::body::Bytes;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all();
-    { runtime }.build().unwrap().block_on(async {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
         let listener = tokio::net::UnixListener::bind(socket).unwrap();
         loop {
             let (stream, _) = listener.accept().await.unwrap();

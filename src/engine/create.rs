@@ -2,9 +2,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::change::Work;
-use crate::backend::{Attachment, BackendKind, ContentRef, Locator, MountSource, Snapshots};
+use crate::backend::{
+    Attachment, BackendKind, BackendStatus, ContentRef, Locator, MountSource, Snapshots,
+};
 use crate::catalog;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::Step;
 use crate::id::Generation;
 use crate::linux::FilesystemSpec;
@@ -15,6 +17,9 @@ use crate::units::ByteSize;
 
 /// Devices are cut in pages: every filesystem's and every device's block divides it.
 const SIZE_UNIT: u64 = 4096;
+
+/// With less than this free in the backend, a failed mkfs is taken for a full disk.
+const NO_ROOM: u64 = 1 << 20;
 
 /// Content for a new volume, found in the catalog.
 struct Source {
@@ -239,7 +244,22 @@ impl Work {
         }
         let options = volume.mkfs_options.clone();
         let spec = FilesystemSpec { kind, uuid: volume.uuid.uuid(), options };
-        host.make_filesystem(device, &spec).await
+        match host.make_filesystem(device, &spec).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.or_no_room(volume, error).await),
+        }
+    }
+
+    /// A full disk below a sparse image looks like a broken device to mkfs: says what it is.
+    async fn or_no_room(&self, volume: &Volume, error: Error) -> Error {
+        let Ok(backend) = self.backend(volume) else { return error };
+        match backend.status().await {
+            Ok(BackendStatus { free: Some(free), location, .. }) if free < NO_ROOM => error
+                .with_kind(ErrorKind::OutOfSpace)
+                .context(format!("there is no space left in {location}"))
+                .hint("free some room there, and try again"),
+            _ => error,
+        }
     }
 
     async fn create_clone(&self, mut volume: Volume, source: &Source) -> Result<Outcome> {

@@ -18,6 +18,10 @@ use crate::model::Progress;
 /// Bytes copied between two looks at the clock.
 const CHUNK: usize = 4 << 20;
 
+/// Bytes copied between two flushes. A flush of another file on the same filesystem, the catalog's
+/// above all, may have to wait for what the copy has not flushed yet.
+const FLUSH: u64 = 32 << 20;
+
 /// When a copy has to stop before its end, and who watches it.
 #[derive(Debug)]
 pub(crate) struct CopyControl {
@@ -56,15 +60,15 @@ pub(crate) fn share(from: &File, to: &File) -> Result<bool> {
     }
 }
 
-/// Copies the allocated ranges of `from` to the empty file `to` and leaves the rest a hole. Does not
-/// flush. Gives back the number of bytes copied.
+/// Copies the allocated ranges of `from` to the empty file `to` and leaves the rest a hole. The last
+/// flush is the caller's. Gives back the number of bytes copied.
 pub(crate) fn sparse(from: &File, to: &File, control: &CopyControl) -> Result<u64> {
     let size = size(from)?;
     to.set_len(size).map_err(|error| Error::io("cannot size the copy", error))?;
     let ranges = data_ranges(from, size)?;
     control.progress.set_total(ranges.iter().map(|range| range.end - range.start).sum());
     let mut buffer = Vec::new();
-    let mut copied = 0;
+    let (mut copied, mut flushed) = (0, 0);
     for range in ranges {
         let mut at = range.start;
         while at < range.end {
@@ -78,6 +82,10 @@ pub(crate) fn sparse(from: &File, to: &File, control: &CopyControl) -> Result<u6
             at += done;
             copied += done;
             control.progress.add(done);
+            if copied - flushed >= FLUSH {
+                to.sync_data().map_err(|error| Error::io("cannot flush the copy", error))?;
+                flushed = copied;
+            }
         }
     }
     control.check()?;
