@@ -375,6 +375,9 @@ fn pair(text: &str) -> Result<(String, String), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+    use std::path::Path;
+
     use clap::CommandFactory;
 
     use super::*;
@@ -382,5 +385,44 @@ mod tests {
     #[test]
     fn the_commands_are_well_formed() {
         Arguments::command().debug_assert();
+    }
+
+    /// What a command's help says, without the flags that every command has.
+    fn manual(command: &mut clap::Command, name: &str, into: &mut String) {
+        let visible: Vec<String> = command
+            .get_subcommands()
+            .filter(|sub| !sub.is_hide_set() && sub.get_name() != "help")
+            .map(|sub| sub.get_name().to_owned())
+            .collect();
+        for sub in &visible {
+            let full = format!("{name} {sub}");
+            manual(command.find_subcommand_mut(sub).unwrap(), &full, into);
+        }
+        if visible.is_empty() {
+            let help = command.clone().bin_name(name).render_long_help().to_string();
+            let (own, rest) = help.split_once("Everywhere:").unwrap();
+            let examples = rest.find("Examples:").map_or("", |at| &rest[at..]);
+            let lines = format!("{own}{examples}");
+            let lines: Vec<&str> = lines.lines().map(str::trim_end).collect();
+            let _ = writeln!(into, "### {name}\n\n```text\n{}\n```\n", lines.join("\n").trim());
+        }
+    }
+
+    /// The reference in the manual is the help. `HOLDFAST_WRITE_DOCS=1 cargo test` writes it.
+    #[test]
+    fn the_manual_says_what_the_help_says() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/commands.md");
+        let found = std::fs::read_to_string(&path).unwrap();
+        let (head, rest) = found.split_once("<!-- commands -->\n").unwrap();
+        let (_, tail) = rest.split_once("<!-- /commands -->\n").unwrap();
+        let mut reference = String::new();
+        let mut command = Arguments::command();
+        command.build();
+        manual(&mut command, "holdfast", &mut reference);
+        let right = format!("{head}<!-- commands -->\n{reference}<!-- /commands -->\n{tail}");
+        if std::env::var_os("HOLDFAST_WRITE_DOCS").is_some() {
+            std::fs::write(&path, &right).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), right);
     }
 }

@@ -16,6 +16,8 @@ pub use value::{LogFormat, LogLevel, NodeName, Value};
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
+use crate::failpoint;
+use crate::options::nearest;
 
 /// Where the file is when nobody says otherwise; it need not exist.
 pub const DEFAULT_FILE: &str = "/etc/holdfast/config.toml";
@@ -74,6 +76,27 @@ pub fn environment() -> Vec<(String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, _)| name.starts_with(PREFIX))
+        .collect()
+}
+
+/// Our variables that mean nothing, each with the one that was probably meant. They are no errors,
+/// because another version of the program may know them.
+pub fn unknown_variables(environment: &[(String, String)]) -> Vec<(String, Option<String>)> {
+    let mut known: Vec<String> = KEYS
+        .iter()
+        .flat_map(|key| {
+            let file = key.secret.then(|| format!("{}_FILE", key.variable()));
+            [Some(key.variable()), file]
+        })
+        .flatten()
+        .collect();
+    known.extend([FILE_VARIABLE.to_owned(), failpoint::VARIABLE.to_owned()]);
+    let unknown = environment.iter().filter(|(name, _)| !known.contains(name));
+    unknown
+        .map(|(name, _)| {
+            let near = nearest(name, known.iter().map(String::as_str));
+            (name.clone(), near.map(str::to_owned))
+        })
         .collect()
 }
 

@@ -18,7 +18,7 @@ use crate::backend::Backend;
 use crate::backend::loopback::{LoopBackend, LoopConfig};
 use crate::catalog::Catalog;
 use crate::clock;
-use crate::config::{Config, LogFormat, LogLevel};
+use crate::config::{self, Config, LogFormat, LogLevel};
 use crate::engine::{self, Engine, EngineConfig, Environment};
 use crate::error::{Error, Result};
 use crate::failpoint;
@@ -59,6 +59,12 @@ pub fn run(config: &Config, catalog: CatalogChoice) -> Result<()> {
     )?;
     if let Ok(text) = std::env::var(failpoint::VARIABLE) {
         failpoint::arm(&text)?;
+    }
+    for (name, near) in config::unknown_variables(&config::environment()) {
+        match near {
+            Some(near) => tracing::warn!("{name} means nothing; did you mean {near}?"),
+            None => tracing::warn!("{name} means nothing"),
+        }
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()

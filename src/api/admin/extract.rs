@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
@@ -35,6 +35,20 @@ impl IntoResponse for Failure {
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         (status, Json(ErrorBody::from(&self.0))).into_response()
+    }
+}
+
+/// The parts of the path that name something.
+#[derive(Debug)]
+pub(super) struct Segments<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segments<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let path = Path::<T>::from_request_parts(parts, state).await;
+        let Path(segments) = path.map_err(|error| Error::invalid(error.body_text()))?;
+        Ok(Self(segments))
     }
 }
 

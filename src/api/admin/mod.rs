@@ -9,7 +9,7 @@ pub use wire::{Changed, CreateVolume, ErrorBody, MountBy, Named, Resize, Size};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -28,7 +28,7 @@ use crate::model::{Holder, Outcome};
 use crate::name::{SnapshotName, SnapshotRef, VolumeName};
 use crate::options::VolumeOptions;
 use crate::units::ByteSize;
-use extract::{Body, Failure, Params};
+use extract::{Body, Failure, Params, Segments};
 
 /// How long a detached change may take to fail before it counts as on its way.
 const FIRST_LOOK: Duration = Duration::from_millis(250);
@@ -86,7 +86,10 @@ async fn volumes(State(gate): State<Gate>) -> Answer<Vec<VolumeSummary>> {
     Ok(Json(engine(&gate).await?.volumes()))
 }
 
-async fn volume(State(gate): State<Gate>, Path(name): Path<String>) -> Answer<VolumeDetails> {
+async fn volume(
+    State(gate): State<Gate>,
+    Segments(name): Segments<String>,
+) -> Answer<VolumeDetails> {
     let name: VolumeName = name.try_into()?;
     Ok(Json(engine(&gate).await?.details(&name).await?))
 }
@@ -107,7 +110,7 @@ async fn snapshots(
 
 async fn volume_snapshots(
     State(gate): State<Gate>,
-    Path(volume): Path<String>,
+    Segments(volume): Segments<String>,
 ) -> Answer<Vec<SnapshotView>> {
     let volume: VolumeName = volume.try_into()?;
     Ok(Json(engine(&gate).await?.snapshots(Some(&volume))?))
@@ -115,7 +118,7 @@ async fn volume_snapshots(
 
 async fn snapshot(
     State(gate): State<Gate>,
-    Path((volume, name)): Path<(String, String)>,
+    Segments((volume, name)): Segments<(String, String)>,
 ) -> Answer<SnapshotView> {
     let reference = reference(volume, name)?;
     Ok(Json(engine(&gate).await?.snapshot(&reference)?))
@@ -129,7 +132,10 @@ async fn operations(State(gate): State<Gate>) -> Answer<Vec<OperationView>> {
     Ok(Json(engine(&gate).await?.operations()))
 }
 
-async fn operation(State(gate): State<Gate>, Path(id): Path<String>) -> Answer<OperationView> {
+async fn operation(
+    State(gate): State<Gate>,
+    Segments(id): Segments<String>,
+) -> Answer<OperationView> {
     let id: OperationId = id.parse()?;
     Ok(Json(engine(&gate).await?.operation(id)?))
 }
@@ -200,7 +206,7 @@ async fn create(
 
 async fn remove(
     State(gate): State<Gate>,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
     Params(how): Params<How>,
 ) -> Reply {
     let name: VolumeName = name.try_into()?;
@@ -209,7 +215,7 @@ async fn remove(
 
 async fn undelete(
     State(gate): State<Gate>,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
     Params(how): Params<How>,
 ) -> Reply {
     let name: VolumeName = name.try_into()?;
@@ -218,7 +224,7 @@ async fn undelete(
 
 async fn mount(
     State(gate): State<Gate>,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
     Params(how): Params<How>,
     Body(by): Body<MountBy>,
 ) -> Reply {
@@ -233,7 +239,7 @@ async fn mount(
 
 async fn unmount(
     State(gate): State<Gate>,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
     Params(how): Params<How>,
     Body(by): Body<MountBy>,
 ) -> Reply {
@@ -244,7 +250,7 @@ async fn unmount(
 
 async fn resize(
     State(gate): State<Gate>,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
     Params(how): Params<How>,
     Body(to): Body<Resize>,
 ) -> Reply {
@@ -258,7 +264,7 @@ async fn resize(
 
 async fn rename(
     State(gate): State<Gate>,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
     Params(how): Params<How>,
     Body(new): Body<Named>,
 ) -> Reply {
@@ -269,7 +275,7 @@ async fn rename(
 
 async fn cut(
     State(gate): State<Gate>,
-    Path(volume): Path<String>,
+    Segments(volume): Segments<String>,
     Params(how): Params<How>,
     Body(named): Body<Named>,
 ) -> Reply {
@@ -279,7 +285,7 @@ async fn cut(
 
 async fn remove_snapshot(
     State(gate): State<Gate>,
-    Path((volume, name)): Path<(String, String)>,
+    Segments((volume, name)): Segments<(String, String)>,
     Params(how): Params<How>,
 ) -> Reply {
     let reference = reference(volume, name)?;
@@ -288,7 +294,7 @@ async fn remove_snapshot(
 
 async fn restore(
     State(gate): State<Gate>,
-    Path((volume, name)): Path<(String, String)>,
+    Segments((volume, name)): Segments<(String, String)>,
     Params(how): Params<How>,
 ) -> Reply {
     let reference = reference(volume, name)?;
