@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::process::{Program, Programs};
 use super::{FilesystemSpec, FilesystemUsage, MountRequest, blocking, durable, mount};
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::Outcome;
 use crate::options::{FilesystemKind, Ownership};
 
 /// How much of each end of a device is read to see whether it is blank. Every filesystem that
@@ -195,16 +196,48 @@ pub(crate) async fn grow(
     let (program, arguments) = match kind {
         FilesystemKind::Ext4 => (Program::Resize2fs, vec![device]),
         FilesystemKind::Xfs => (Program::XfsGrowfs, vec!["-d".into(), target]),
-        FilesystemKind::Btrfs => (
-            Program::Btrfs,
-            vec!["filesystem".into(), "resize".into(), "max".into(), "--".into(), target],
-        ),
+        FilesystemKind::Btrfs => {
+            (Program::Btrfs, vec!["filesystem".into(), "resize".into(), "max".into(), target])
+        }
     };
-    programs
-        .run(program, &arguments, TOOL_LIMIT)
-        .await
-        .map(drop)
-        .map_err(|error| error.context(format!("cannot grow the {kind}")))
+    let grown = programs.run(program, &arguments, TOOL_LIMIT).await.map(drop);
+    grown.map_err(|error| {
+        let forbidden = kind == FilesystemKind::Ext4 && !may_grow_mounted_ext4();
+        let error = error.context(format!("cannot grow the {kind}"));
+        match forbidden {
+            true => error
+                .with_kind(ErrorKind::Unsupported)
+                .hint("ext4 grows while it is mounted only with CAP_SYS_RESOURCE, which this daemon does not have; unmounted it grows without"),
+            false => error,
+        }
+    })
+}
+
+/// Whether the kernel lets us grow a mounted ext4.
+fn may_grow_mounted_ext4() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    effective.is_none_or(|bits| bits >> CAP_SYS_RESOURCE & 1 == 1)
+}
+
+/// Grows the filesystem on a device that is not mounted, if that is the only way here: it has to be
+/// checked as a whole first.
+pub(crate) async fn grow_unmounted(
+    programs: &Programs,
+    device: &Path,
+    kind: FilesystemKind,
+) -> Result<Outcome> {
+    if kind != FilesystemKind::Ext4 || may_grow_mounted_ext4() {
+        return Ok(Outcome::Unchanged);
+    }
+    let failed = |error: Error| error.context("cannot grow the unmounted ext4");
+    let device = OsString::from(device);
+    let check: [OsString; 3] = ["-f".into(), "-p".into(), device.clone()];
+    programs.run(Program::E2fsck, &check, TOOL_LIMIT).await.map_err(failed)?;
+    programs.run(Program::Resize2fs, &[device], TOOL_LIMIT).await.map_err(failed)?;
+    Ok(Outcome::Changed)
 }
 
 /// Makes a directory with an owner and a mode; what is given of them is applied also to one that is

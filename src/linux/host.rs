@@ -125,6 +125,10 @@ impl Host for LinuxHost {
         filesystem::grow(&self.programs, device, kind, target).await
     }
 
+    async fn grow_unmounted(&self, device: &Path, kind: FilesystemKind) -> Result<Outcome> {
+        filesystem::grow_unmounted(&self.programs, device, kind).await
+    }
+
     async fn prepare_directory(&self, directory: &Path, ownership: Ownership) -> Result<()> {
         at("preparing", QUICK, directory, move |path| {
             filesystem::prepare_directory(path, ownership)

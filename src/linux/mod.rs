@@ -130,13 +130,20 @@ pub trait Host: Debug + Send + Sync {
     /// Lets writes go on. `Unchanged` if it is not frozen.
     async fn thaw(&self, target: &Path) -> Result<Outcome>;
 
-    /// Grows the mounted filesystem to its device.
+    /// Grows the mounted filesystem to its device. `Unsupported` if this host may not: then
+    /// [`Self::grow_unmounted`] can.
     async fn grow_filesystem(
         &self,
         device: &Path,
         kind: FilesystemKind,
         target: &Path,
     ) -> Result<()>;
+
+    /// Grows the filesystem on a device that is not mounted, where this host may not grow it mounted;
+    /// `Unchanged` where it may, and [`Self::grow_filesystem`] is the way.
+    async fn grow_unmounted(&self, _device: &Path, _kind: FilesystemKind) -> Result<Outcome> {
+        Ok(Outcome::Unchanged)
+    }
 
     /// Makes `directory` with this owner and mode, durably. Safe to repeat.
     async fn prepare_directory(&self, directory: &Path, ownership: Ownership) -> Result<()>;

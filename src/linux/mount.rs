@@ -6,6 +6,7 @@ use std::io::ErrorKind as Io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::libc::{major, minor};
 use rustix::mount::{
@@ -229,7 +230,7 @@ impl<'a> Options<'a> {
 
 /// Unmounts, never lazily and never by force, and removes the directory if it is empty then.
 pub(crate) fn unmount(target: &Path) -> Result<Outcome> {
-    let outcome = match rustix::mount::unmount(target, UnmountFlags::NOFOLLOW) {
+    let outcome = match unmount_when_idle(target) {
         Ok(()) => Outcome::Changed,
         // Not a mount point, or not there.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Outcome::Unchanged,
@@ -240,6 +241,20 @@ pub(crate) fn unmount(target: &Path) -> Result<Outcome> {
     // Not there, not empty or still mounted on: none of them makes the unmount less done.
     let _ = std::fs::remove_dir(target);
     Ok(outcome)
+}
+
+/// Waits a moment for users that are on their way out: a child process that we start for another
+/// volume has copies of all our descriptors until it runs its program.
+fn unmount_when_idle(target: &Path) -> rustix::io::Result<()> {
+    const LONGEST_PAUSE: Duration = Duration::from_millis(256);
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match rustix::mount::unmount(target, UnmountFlags::NOFOLLOW) {
+            Err(rustix::io::Errno::BUSY) if pause <= LONGEST_PAUSE => std::thread::sleep(pause),
+            done => return done,
+        }
+        pause *= 2;
+    }
 }
 
 /// The mounts at or below `directory`, in the kernel's order.

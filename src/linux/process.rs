@@ -52,6 +52,9 @@ programs! {
 /// Where distributions keep them, whatever PATH the daemon was started with.
 const USUAL_PLACES: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// e2fsck's way to say that all is well now.
+const E2FSCK_CORRECTED: i32 = 1;
+
 /// The programs that this host has, looked up once.
 #[derive(Debug, Clone)]
 pub(super) struct Programs {
@@ -132,7 +135,8 @@ impl Programs {
             )));
         };
         let output = done.map_err(|error| Error::io(format!("cannot wait for {name}"), error))?;
-        if output.status.success() {
+        let code = output.status.code();
+        if code == Some(0) || program == Program::E2fsck && code == Some(E2FSCK_CORRECTED) {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         Err(Error::internal(format!("{name} failed: {}", said(&output.stderr, &output.stdout)))

@@ -153,8 +153,7 @@ pub async fn growing_keeps_the_content_and_never_shrinks(trial: &Trial) {
     assert_eq!(grow.grow(locator, larger).await.unwrap(), Outcome::Unchanged);
     assert_eq!(grow.grow(locator, trial.size).await.unwrap(), Outcome::Unchanged);
     for _ in 0..2 {
-        let kind = trial.filesystem;
-        trial.host.grow_filesystem(&mounted.device, kind, &mounted.target).await.unwrap();
+        trial.grown(&volume, &mounted).await;
     }
     let after = trial.host.filesystem_usage(&mounted.target).await.unwrap();
     assert!(after.total > before.total * 3 / 2, "{before:?} {after:?}");

@@ -98,7 +98,7 @@ pub async fn a_clone_can_be_larger(trial: &Trial) {
     assert_eq!(made, Outcome::Changed);
     trial.renewed(&larger).await;
     let mounted = trial.mounted(&larger).await;
-    trial.host.grow_filesystem(&mounted.device, trial.filesystem, &mounted.target).await.unwrap();
+    trial.grown(&larger, &mounted).await;
     let room = trial.host.filesystem_usage(&mounted.target).await.unwrap();
     assert!(room.total > trial.size.bytes() * 3 / 2, "{room:?}");
     assert_eq!(mounted.read("f").as_deref(), Some("kept"));

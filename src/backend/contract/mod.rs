@@ -29,9 +29,10 @@ pub use self::crowds::*;
 pub use self::extents::*;
 use super::{Attachment, Backend, Locator, MountSource, Snapshots};
 use crate::clock::Entropy;
+use crate::error::ErrorKind;
 use crate::id::{Generation, SnapshotUuid, VolumeUuid};
 use crate::linux::{FilesystemSpec, Host, MountRequest};
-use crate::model::{Content, Progress, Volume, VolumeState};
+use crate::model::{Content, Outcome, Progress, Volume, VolumeState};
 use crate::options::FilesystemKind;
 use crate::units::ByteSize;
 
@@ -204,6 +205,25 @@ impl Trial {
     pub async fn unmounted(&self, volume: &Volume) {
         self.host.unmount(&self.target(volume)).await.unwrap().ignore();
         self.backend.detach(volume.into()).await.unwrap().ignore();
+    }
+
+    /// Grows the filesystem of a mounted volume to its device. Where the host may grow it only
+    /// unmounted, it is mounted again in between.
+    pub async fn grown(&self, volume: &Volume, mounted: &InUse) {
+        let (host, kind) = (&self.host, self.filesystem);
+        match host.grow_filesystem(&mounted.device, kind, &mounted.target).await {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                let attachment = self.backend.attach(volume.into()).await.unwrap();
+                assert_eq!(device_of(&attachment), mounted.device);
+                host.unmount(&mounted.target).await.unwrap().ignore();
+                let grown = host.grow_unmounted(&mounted.device, kind).await.unwrap();
+                assert_eq!(grown, Outcome::Changed);
+                let request = self.request(&mounted.device, &mounted.target);
+                host.mount(&request).await.unwrap().ignore();
+                host.grow_filesystem(&mounted.device, kind, &mounted.target).await.unwrap();
+            }
+            grown => grown.unwrap(),
+        }
     }
 
     /// Gives a copy its own identity, as the engine does with every clone.
