@@ -190,11 +190,8 @@ fn micros(duration: Duration) -> f64 {
 fn echo_server(socket: &Path) {
     use http_body_util::{BodyExt as _, Full};
     use hyper::body::Bytes;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let listener = tokio::net::UnixListener::bind(socket).unwrap();
         loop {
@@ -421,7 +418,7 @@ fn stall() {
     let data = Path::new(answer["Mountpoint"].as_str().unwrap()).join("data");
     let mut file = std::fs::File::create(&data).unwrap();
     let block: Vec<u8> =
-        (0..4u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        (0..4u32 << 20).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[1]).collect();
     for _ in 0..512 {
         file.write_all(&block).unwrap();
     }

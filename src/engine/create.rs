@@ -204,7 +204,7 @@ impl Work {
         let operation = self.intend(Step::CreateIntent, &volume, kind, record).await?;
         let made = async {
             let backend = self.backend(&volume)?;
-            self.step(Step::CreateAllocate, backend.create(&volume)).await?.ignore();
+            self.step(Step::CreateAllocate, backend.create(&volume)).await?;
             if let Some(filesystem) = volume.filesystem {
                 let locator = Locator::from(&volume);
                 let attachment = self.step(Step::CreateAttach, backend.attach(locator)).await?;
@@ -215,7 +215,7 @@ impl Work {
                 self.step(Step::CreateRecordFormat, self.engine.inner.catalog.commit(record))
                     .await?;
                 drop(attachment);
-                self.step(Step::CreateDetach, backend.detach(locator)).await?.ignore();
+                self.step(Step::CreateDetach, backend.detach(locator)).await?;
             }
             volume.state = VolumeState::Ready;
             self.step(Step::CreateDescribe, self.engine.describe(&volume, None, None)).await?;
@@ -296,7 +296,7 @@ impl Work {
                 let renew = host.renew_identity(device, filesystem, volume.uuid.uuid(), &scratch);
                 self.step(Step::CloneIdentity, renew).await?;
                 drop(attachment);
-                self.step(Step::CloneDetach, backend.detach(locator)).await?.ignore();
+                self.step(Step::CloneDetach, backend.detach(locator)).await?;
             }
             volume.state = VolumeState::Ready;
             self.step(Step::CloneDescribe, self.engine.describe(&volume, None, None)).await?;

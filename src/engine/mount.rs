@@ -97,24 +97,42 @@ impl Work {
         let target = self.engine.target(&volume.name);
         let changes = volume.content != Content::Prepared || volume.grow_pending;
         let request = |read_only| mount_request(volume, &attachment, target.clone(), read_only);
+        let to_grow = match (&attachment.source, volume.filesystem) {
+            (MountSource::Device(device), Some(kind)) if volume.grow_pending => {
+                Some((device, kind))
+            }
+            _ => None,
+        };
+        let mut grown = match to_grow {
+            Some((device, kind)) => host.grow_unmounted(device, kind).await,
+            None => Ok(Outcome::Unchanged),
+        };
         self.step(Step::MountFilesystem, host.mount(&request(volume.read_only && !changes)?))
-            .await?
-            .ignore();
+            .await?;
         if !changes {
             return Ok(None);
         }
-        if let (true, MountSource::Device(device), Some(kind)) =
-            (volume.grow_pending, &attachment.source, volume.filesystem)
-        {
-            self.step(Step::MountGrow, host.grow_filesystem(device, kind, &target)).await?;
+        if let (Some((device, kind)), Ok(Outcome::Unchanged)) = (to_grow, &grown) {
+            let online = host.grow_filesystem(device, kind, &target).await;
+            grown =
+                self.step(Step::MountGrow, async { Ok(online) }).await?.map(|()| Outcome::Changed);
         }
-        let mut changed = Volume { grow_pending: false, ..volume.clone() };
+        if let Err(error) = &grown {
+            // The data is more than the room: it is mounted as it is, and the next mount tries again.
+            self.engine.warn(format!(
+                "the filesystem of volume {} could not be grown to its device: {}",
+                volume.name,
+                error.full_message()
+            ));
+        }
+        let mut changed =
+            Volume { grow_pending: volume.grow_pending && grown.is_err(), ..volume.clone() };
         if volume.content != Content::Prepared {
             changed = self.step(Step::MountPrepare, self.prepare(&changed)).await?;
         }
         if volume.read_only {
-            host.unmount(&target).await?.ignore();
-            host.mount(&request(true)?).await?.ignore();
+            host.unmount(&target).await?;
+            host.mount(&request(true)?).await?;
         }
         Ok(Some(changed))
     }
@@ -158,7 +176,7 @@ impl Work {
     pub(super) async fn release(&self, volume: &Volume, unmount: Step, detach: Step) -> Result<()> {
         let host = &self.engine.inner.environment.host;
         let target = self.engine.target(&volume.name);
-        self.step(unmount, host.unmount(&target)).await?.ignore();
+        self.step(unmount, host.unmount(&target)).await?;
         let backend = self.backend(volume)?;
         self.step(detach, async {
             match backend.detach(Locator::from(volume)).await {

@@ -44,11 +44,13 @@ impl Engine {
             });
         }
         self.release_strays().await?;
-        let engine = self.clone();
+        // Weak, so that this alone does not keep a stopped engine and its catalog.
+        let inner = Arc::downgrade(&self.inner);
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(TRASH_ROUND).await;
-                engine.empty_trash().await;
+                let Some(inner) = inner.upgrade() else { return };
+                Self { inner }.empty_trash().await;
             }
         });
         Ok(())
@@ -183,9 +185,9 @@ impl Engine {
         match &operation.kind {
             OperationKind::Create { .. } if volume.state == VolumeState::Creating => {
                 let scratch = self.inner.config.mount_dir.join(format!(".{}", volume.uuid));
-                self.inner.environment.host.unmount(&scratch).await?.ignore();
-                backend.detach(Locator::from(volume)).await.or_else(absent)?.ignore();
-                backend.delete(volume.uuid).await?.ignore();
+                self.inner.environment.host.unmount(&scratch).await?;
+                backend.detach(Locator::from(volume)).await.or_else(absent)?;
+                backend.delete(volume.uuid).await?;
                 Ok(vec![Change::RemoveVolume(volume.uuid)])
             }
             OperationKind::Create { .. } => Ok(vec![]),
@@ -200,7 +202,7 @@ impl Engine {
                     match self.inner.environment.host.unmount(&target).await {
                         // It stays mounted and held by no id until the next mount or removal.
                         Err(error) if error.kind() == ErrorKind::InUse => return Ok(vec![]),
-                        other => other?.ignore(),
+                        other => other.map(drop)?,
                     }
                     self.detach_unless_held(volume).await?;
                 }
@@ -209,27 +211,27 @@ impl Engine {
             OperationKind::Snapshot { snapshot } => {
                 let snapshots = backend.snapshots().ok_or_else(no_snapshots)?;
                 self.describe(volume, None, None).await?;
-                snapshots.delete_snapshot(volume.uuid, *snapshot).await?.ignore();
+                snapshots.delete_snapshot(volume.uuid, *snapshot).await?;
                 Ok(vec![Change::RemoveSnapshot(*snapshot)])
             }
             OperationKind::DeleteSnapshot { snapshot } => {
                 let snapshots = backend.snapshots().ok_or_else(no_snapshots)?;
                 // It is recorded as incomplete, which the description leaves out.
                 self.describe(volume, None, None).await?;
-                snapshots.delete_snapshot(volume.uuid, *snapshot).await?.ignore();
+                snapshots.delete_snapshot(volume.uuid, *snapshot).await?;
                 Ok(vec![Change::RemoveSnapshot(*snapshot)])
             }
             OperationKind::Restore { old, new, .. } if volume.generation == *new => {
                 self.describe(volume, None, None).await?;
                 let old = Locator { volume: volume.uuid, generation: *old };
-                backend.delete_generation(old).await?.ignore();
+                backend.delete_generation(old).await?;
                 Ok(vec![])
             }
             OperationKind::Restore { safety, new, .. } => {
                 let snapshots = backend.snapshots().ok_or_else(no_snapshots)?;
                 let new = Locator { volume: volume.uuid, generation: *new };
-                backend.delete_generation(new).await?.ignore();
-                snapshots.delete_snapshot(volume.uuid, *safety).await?.ignore();
+                backend.delete_generation(new).await?;
+                snapshots.delete_snapshot(volume.uuid, *safety).await?;
                 Ok(vec![Change::RemoveSnapshot(*safety)])
             }
             OperationKind::Grow { to } => {
@@ -239,7 +241,8 @@ impl Engine {
                     _ => return Ok(vec![]),
                 }
                 let grown = Volume { size: Some(*to), grow_pending: true, ..volume.clone() };
-                let grow_pending = !self.grow_filesystem_now(&grown).await?;
+                // What fails now is tried again by the next mount.
+                let grow_pending = !self.grow_filesystem_now(&grown).await.unwrap_or(false);
                 let grown = Volume { grow_pending, ..grown };
                 self.describe(&grown, None, None).await?;
                 Ok(vec![put(&grown)])

@@ -84,7 +84,7 @@ impl Engine {
         let backend = self.backend(&volume.backend)?;
         match disposal {
             OnRemove::Delete => {
-                backend.delete(volume.uuid).await?.ignore();
+                backend.delete(volume.uuid).await?;
                 Ok(catalog::Change::RemoveVolume(volume.uuid))
             }
             OnRemove::Retain => {

@@ -32,7 +32,7 @@ impl Work {
         let operation = self.intend(Step::GrowIntent, &volume, kind, vec![]).await?;
         let grown = async {
             let device = grow.grow(Locator::from(&*volume), size);
-            self.step(Step::GrowDevice, device).await?.ignore();
+            self.step(Step::GrowDevice, device).await?;
             let grown = Volume { size: Some(size), grow_pending: true, ..(*volume).clone() };
             let filesystem = self.engine.grow_filesystem_now(&grown);
             let grow_pending = !self.step(Step::GrowFilesystem, filesystem).await?;
@@ -56,7 +56,7 @@ impl Work {
         }
         self.require_unused(&volume).await?;
         // The mountpoint has the old name.
-        self.engine.inner.environment.host.unmount(&self.engine.target(name)).await?.ignore();
+        self.engine.inner.environment.host.unmount(&self.engine.target(name)).await?;
         let renamed = Volume { name: new, ..(*volume).clone() };
         let record = vec![put(&renamed)];
         let operation =

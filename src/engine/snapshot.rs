@@ -67,12 +67,12 @@ impl Work {
         let limit = Some(self.engine.inner.config.freeze_limit);
         // A freeze that failed may have happened, so the thaw comes after that too.
         let copied = async {
-            self.step(freeze, host.freeze(&target)).await?.ignore();
+            self.step(freeze, host.freeze(&target)).await?;
             self.step(copy, content(limit)).await
         }
         .await;
         let thawed = self.engine.thaw(&target).await;
-        copied?.ignore();
+        copied?;
         self.step(thaw, std::future::ready(thawed)).await
     }
 
@@ -89,7 +89,7 @@ impl Work {
             let describe = self.engine.describe(&volume, None, Some(&snapshot));
             self.step(Step::DeleteSnapshotDescribe, describe).await?;
             let delete = snapshots.delete_snapshot(volume.uuid, snapshot.uuid);
-            self.step(Step::DeleteSnapshotData, delete).await?.ignore();
+            self.step(Step::DeleteSnapshotData, delete).await?;
             let record = vec![catalog::Change::RemoveSnapshot(snapshot.uuid)];
             self.finish(Step::DeleteSnapshotFinish, record).await
         };
@@ -125,16 +125,16 @@ impl Work {
             self.release(&volume, Step::RestoreUnmount, Step::RestoreDetach).await?;
             self.engine.refuse_foreign_users(&volume).await?;
             let keep = snapshots.snapshot(old, safety.uuid, &self.progress, None);
-            self.step(Step::RestoreSafety, keep).await?.ignore();
+            self.step(Step::RestoreSafety, keep).await?;
             let from = ContentRef::Snapshot { volume: volume.uuid, snapshot: source.uuid };
             let copy = snapshots.create_from(from, &new, &self.progress, None);
-            self.step(Step::RestoreCopy, copy).await?.ignore();
+            self.step(Step::RestoreCopy, copy).await?;
             let complete = Snapshot { complete: true, ..safety.clone() };
             let switch = vec![put(&new), put_snapshot(&complete)];
             self.step(Step::RestoreSwitch, self.engine.inner.catalog.commit(switch)).await?;
             self.step(Step::RestoreDescribe, self.engine.describe(&new, None, None)).await?;
             let backend = self.backend(&volume)?;
-            self.step(Step::RestoreDiscard, backend.delete_generation(old)).await?.ignore();
+            self.step(Step::RestoreDiscard, backend.delete_generation(old)).await?;
             self.finish(Step::RestoreFinish, vec![]).await
         };
         match restored.await {
@@ -190,10 +190,7 @@ impl Engine {
         loop {
             tries += 1;
             match host.thaw(target).await {
-                Ok(outcome) => {
-                    outcome.ignore();
-                    return Ok(());
-                }
+                Ok(_) => return Ok(()),
                 Err(error) if tries >= THAW_TRIES => {
                     self.warn(format!(
                         "{} may still be frozen: {}; run `fsfreeze --unfreeze` on it",

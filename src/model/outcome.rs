@@ -1,6 +1,5 @@
 /// Whether an idempotent call had anything to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
 pub enum Outcome {
     /// Everything was already as asked.
     Unchanged,

@@ -1,0 +1,262 @@
+use super::*;
+use crate::backend::fault::{Call, Fault};
+use crate::error::ErrorKind;
+
+#[tokio::test]
+async fn rule_01_a_volume_is_told_of_while_its_backend_hangs() {
+    let world = World::new();
+    let engine = world.start().await;
+    engine.make("db", &[]).await.unwrap();
+    for call in [Call::Usage, Call::Inspect, Call::Status] {
+        world.backend().always(call, Fault::HangBefore);
+    }
+    let details = engine.details(&name("db")).await.unwrap();
+    assert_eq!(
+        (details.used, details.health.as_str()),
+        (None, "the backend sim does not answer for it")
+    );
+    assert!(engine.status().await.warnings.iter().any(|w| w.contains("sim")));
+}
+
+#[tokio::test]
+async fn rule_02_the_same_options_are_a_success_and_others_are_named() {
+    let world = World::new();
+    let engine = world.start().await;
+    assert_eq!(engine.make("db", &[("size", "1G")]).await.unwrap(), Outcome::Changed);
+    assert_eq!(engine.make("db", &[("size", "1024M")]).await.unwrap(), Outcome::Unchanged);
+    let same = [("size", "1G"), ("fs", "ext4"), ("backend", "sim"), ("read-only", "false")];
+    assert_eq!(engine.make("db", &same).await.unwrap(), Outcome::Unchanged);
+    for (other, word) in [
+        (&[("size", "2G")][..], "size"),
+        (&[("size", "1G"), ("fs", "xfs")], "fs"),
+        (&[("size", "1G"), ("uid", "5")], "uid"),
+        (&[("size", "1G"), ("backend", "other")], "backend"),
+    ] {
+        let error = engine.make("db", other).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert!(error.full_message().contains(&format!("{word} is")), "{}", error.full_message());
+    }
+    assert_eq!(world.disk.images().len(), 1);
+    engine.change(None).resize(name("db"), "3G".parse().unwrap()).await.unwrap();
+    for size in ["1G", "3G"] {
+        let again = engine.make("db", &[("size", size)]).await;
+        assert_eq!(again.unwrap(), Outcome::Unchanged, "created with 1G, grown to 3G");
+    }
+}
+
+#[tokio::test]
+async fn rule_04_ids_are_a_ledger_held_against_the_kernel() {
+    let world = World::new();
+    let engine = world.start().await;
+    engine.make("db", &[]).await.unwrap();
+    let path = engine.hold("db", "c1").await.unwrap();
+    assert_eq!(path, world.data("db"));
+    // docker cp
+    world.disk.set_users(&world.mounts().join("db"), 1);
+    engine.hold("db", "c1").await.unwrap();
+    engine.let_go("db", "c1").await.unwrap();
+    assert!(path.is_dir(), "the container keeps its volume");
+    assert_eq!(engine.let_go("db", "nobody").await.unwrap(), Outcome::Unchanged);
+    assert_eq!(engine.let_go("unknown", "c1").await.unwrap(), Outcome::Unchanged);
+    assert!(path.is_dir());
+
+    // A killed engine never unmounts, and mounts again with the same id.
+    world.clock.forward(Duration::from_secs(60));
+    world.disk.set_users(&world.mounts().join("db"), 0);
+    engine.hold("db", "c1").await.unwrap();
+    engine.let_go("db", "c1").await.unwrap();
+    assert!(world.disk.mounts().is_empty() && world.disk.devices().is_empty());
+
+    // A container that is gone for good does not keep the volume from being removed.
+    engine.hold("db", "c2").await.unwrap();
+    let error = engine.drop_volume("db").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InUse);
+    assert!(error.full_message().contains("c2"), "{}", error.full_message());
+    world.clock.forward(Duration::from_secs(60));
+    engine.drop_volume("db").await.unwrap();
+    assert!(world.disk.images().is_empty());
+}
+
+#[tokio::test]
+async fn rule_05_a_mount_that_its_caller_gave_up_on_is_undone() {
+    let world = World::new();
+    let engine = world.start().await;
+    engine.make("db", &[]).await.unwrap();
+    world.backend().on(Call::Attach, 1, Fault::Delay(Duration::from_millis(100)));
+    let asked = tokio::time::timeout(Duration::from_millis(10), engine.hold("db", "c1")).await;
+    assert!(asked.is_err(), "given up");
+    for _ in 0..2_000 {
+        let over = engine.operations();
+        if over.iter().any(|view| view.kind == "unmount") && engine.inner.registry.is_idle() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(world.disk.mounts().is_empty(), "{:?}", engine.operations());
+    engine.drop_volume("db").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_create_that_failed_leaves_nothing() {
+    let world = World::new();
+    let engine = world.start().await;
+    world.backend().on(Call::Create, 1, Fault::FailBefore(ErrorKind::Unavailable));
+    assert!(engine.make("db", &[]).await.is_err());
+    engine.make("db", &[]).await.unwrap();
+    assert_eq!(world.disk.images().len(), 1, "a create that failed leaves nothing");
+}
+
+#[tokio::test]
+async fn rule_09_an_empty_volume_is_empty_and_prepared_once() {
+    let world = World::new();
+    let engine = world.start().await;
+    engine.make("db", &[("mode", "0750")]).await.unwrap();
+    let path = engine.hold("db", "c1").await.unwrap();
+    assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = |path: &PathBuf| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(&path), 0o750);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+    engine.let_go("db", "c1").await.unwrap();
+    engine.hold("db", "c1").await.unwrap();
+    assert_eq!(mode(&path), 0o700, "set once, at creation");
+}
+
+#[tokio::test]
+async fn rule_11_a_volume_that_hangs_delays_no_other() {
+    let world = World::new();
+    let engine = world.start().await;
+    engine.make("stuck", &[]).await.unwrap();
+    engine.make("other", &[]).await.unwrap();
+    world.backend().on(Call::Attach, 1, Fault::HangBefore);
+    let hanging = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.hold("stuck", "c1").await }
+    });
+    while engine.operations().iter().all(|view| view.kind != "mount") {
+        tokio::task::yield_now().await;
+    }
+    engine.hold("other", "c2").await.unwrap();
+    assert_eq!(engine.volumes().len(), 2);
+    assert!(engine.details(&name("stuck")).await.is_ok());
+    hanging.abort();
+}
+
+#[tokio::test]
+async fn rule_14_a_snapshot_thaws_on_every_path() {
+    let world = World::new();
+    let engine = world.start().await;
+    engine.make("db", &[]).await.unwrap();
+    engine.hold("db", "c1").await.unwrap();
+    let target = world.mounts().join("db");
+    for fault in
+        [Fault::FailBefore(ErrorKind::OutOfSpace), Fault::FailAfter(ErrorKind::Unavailable)]
+    {
+        world.backend().on(Call::Snapshot, 1, fault);
+        let failed = engine.change(None).snapshot(reference("db@one")).await;
+        assert!(failed.is_err());
+        assert!(!world.disk.is_frozen(&target), "{fault:?}");
+        assert!(world.disk.snapshots().is_empty(), "{fault:?}: nothing is left");
+    }
+    engine.change(None).snapshot(reference("db@one")).await.unwrap();
+    assert!(!world.disk.is_frozen(&target));
+}
+
+#[tokio::test]
+async fn rule_14_a_copy_that_would_freeze_for_long_is_refused() {
+    let world = World::new();
+    let engine = world.start().await;
+    engine.make("db", &[]).await.unwrap();
+    world.disk.set_copies_take(Some(Duration::from_secs(60)));
+    engine.hold("db", "c1").await.unwrap();
+    let error = engine.change(None).snapshot(reference("db@one")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy);
+    assert!(error.hint_text().unwrap().contains("xfs"), "the ways out are told");
+    let error = engine.make("copy", &[("clone-of", "db")]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rule_16_removing_follows_on_remove() {
+    let world = World::new();
+    let engine = world.start().await;
+    for on_remove in ["delete", "retain", "trash"] {
+        engine.make(on_remove, &[("on-remove", on_remove)]).await.unwrap();
+        engine.drop_volume(on_remove).await.unwrap();
+        assert!(engine.volume(&name(on_remove)).is_none());
+    }
+    assert_eq!(world.disk.images().len(), 2, "one retained, one in the trash");
+
+    engine.make("trash", &[]).await.unwrap();
+    let error = engine.change(None).undelete(name("trash")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "the name is in use again");
+    engine.drop_volume("trash").await.unwrap();
+    engine.change(None).undelete(name("trash")).await.unwrap();
+    engine.hold("trash", "c1").await.unwrap();
+    engine.let_go("trash", "c1").await.unwrap();
+    engine.drop_volume("trash").await.unwrap();
+
+    world.clock.forward(Duration::from_secs(3601));
+    engine.empty_trash().await;
+    assert_eq!(world.disk.images().len(), 1, "only what is retained is left");
+    assert!(engine.volumes().is_empty());
+}
+
+#[tokio::test]
+async fn rule_17_an_error_names_the_volume_the_backend_the_node_and_what_to_do() {
+    let world = World::new();
+    let engine = world.start().await;
+    let error = engine.hold("nothing", "c1").await.unwrap_err();
+    let text = error.full_message();
+    assert!(text.contains("nothing") && text.contains("node-1"), "{text}");
+    assert!(error.hint_text().is_some());
+    let error = engine.make("db", &[("backend", "ebs")]).await.unwrap_err();
+    assert!(error.full_message().contains("ebs"));
+    assert!(error.hint_text().unwrap().contains("other, sim"), "the backends there are");
+}
+
+#[tokio::test]
+async fn after_a_reboot_mount_ids_are_forgotten_and_mounts_are_made_again() {
+    let world = World::new();
+    let engine = world.start().await;
+    engine.make("db", &[]).await.unwrap();
+    let path = engine.hold("db", "c1").await.unwrap();
+    std::fs::write(path.join("file"), "kept").unwrap();
+    drop(engine);
+    world.disk.reboot().unwrap();
+    let engine = world.start().await;
+    assert_eq!(engine.volume(&name("db")).unwrap().mounts, 0);
+    let path = engine.hold("db", "c1").await.unwrap();
+    assert_eq!(std::fs::read_to_string(path.join("file")).unwrap(), "kept");
+    engine.let_go("db", "c1").await.unwrap();
+    engine.drop_volume("db").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lost_catalog_is_rebuilt_from_the_descriptions() {
+    let world = World::new();
+    let engine = world.start().await;
+    engine.make("db", &[("size", "2G"), ("uid", "7")]).await.unwrap();
+    engine.make("gone", &[("on-remove", "retain")]).await.unwrap();
+    engine.drop_volume("gone").await.unwrap();
+    let path = engine.hold("db", "c1").await.unwrap();
+    std::fs::write(path.join("file"), "kept").unwrap();
+    engine.let_go("db", "c1").await.unwrap();
+    engine.change(None).snapshot(reference("db@one")).await.unwrap();
+    let before = engine.details(&name("db")).await.unwrap();
+    drop(engine);
+    let catalog = world.directory.path().join("catalog.redb");
+    std::fs::remove_file(&catalog).unwrap();
+    let backend: Arc<dyn Backend> = world.backend();
+    let report = rebuild_catalog(&catalog, &[backend]).await.unwrap();
+    assert_eq!(report.volumes, [name("db")]);
+    assert!(report.left[0].contains("retained"), "{:?}", report.left);
+    let engine = world.start().await;
+    assert_eq!(engine.details(&name("db")).await.unwrap().snapshots, before.snapshots);
+    assert_eq!(
+        engine.make("db", &[("size", "2G"), ("uid", "7")]).await.unwrap(),
+        Outcome::Unchanged
+    );
+    let path = engine.hold("db", "c1").await.unwrap();
+    assert_eq!(std::fs::read_to_string(path.join("file")).unwrap(), "kept");
+}
