@@ -17,7 +17,7 @@ const POLL: Duration = Duration::from_millis(200);
 /// How often a line is written where there is no terminal.
 const LINES: Duration = Duration::from_secs(5);
 
-const BYTES: &str = "{msg} [{bar:30}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+const BYTES: &str = "{msg} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} {eta}";
 const UNKNOWN: &str = "{spinner} {msg} {elapsed}";
 
 /// Waits for `work` and shows how the operation that it makes goes.

@@ -89,27 +89,27 @@ impl Socket {
             make_directory(directory, 0o755)?;
         }
         prove_unused(path)?;
-        // Under another name until its mode is right: between bind and chmod anybody could connect.
-        let draft = path.with_extension("new");
-        match std::fs::remove_file(&draft) {
-            Err(error) if error.kind() != Io::NotFound => return Err(failed(error)),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&draft).map_err(failed)?;
+        // In a directory of its own until its mode is right: between bind and chmod others could
+        // connect.
+        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let nest = path.with_file_name(format!(".{name}.new"));
+        let draft = nest.join("s");
         let mode = match access {
             Access::Owner => 0o600,
             Access::Group => 0o660,
         };
-        let ready = std::fs::set_permissions(&draft, PermissionsExt::from_mode(mode))
-            .and_then(|()| match access {
-                Access::Owner => Ok(()),
-                Access::Group => give_to_group(&draft),
-            })
-            .and_then(|()| std::fs::rename(&draft, path));
-        if let Err(error) = ready {
-            let _ = std::fs::remove_file(&draft);
-            return Err(failed(error));
-        }
+        clear(&nest, &draft).map_err(failed)?;
+        make_directory(&nest, 0o700)?;
+        let bound = UnixListener::bind(&draft).and_then(|listener| {
+            std::fs::set_permissions(&draft, PermissionsExt::from_mode(mode))?;
+            if access == Access::Group {
+                give_to_group(&draft)?;
+            }
+            std::fs::rename(&draft, path)?;
+            Ok(listener)
+        });
+        let cleared = clear(&nest, &draft);
+        let listener = bound.and_then(|listener| cleared.map(|()| listener)).map_err(failed)?;
         Ok(Self { listener, own: Some(path.to_owned()) })
     }
 
@@ -156,6 +156,16 @@ fn prove_unused(path: &Path) -> Result<()> {
     }
 }
 
+/// Removes what an interrupted start left: a directory with at most a socket in it.
+fn clear(nest: &Path, draft: &Path) -> std::io::Result<()> {
+    let gone = |result: std::io::Result<()>| match result {
+        Err(error) if error.kind() == Io::NotFound => Ok(()),
+        other => other,
+    };
+    gone(std::fs::remove_file(draft))?;
+    gone(std::fs::remove_dir(nest))
+}
+
 /// A host without the group has only root to let in.
 fn give_to_group(path: &Path) -> std::io::Result<()> {
     match Group::from_name(GROUP)? {
@@ -166,11 +176,11 @@ fn give_to_group(path: &Path) -> std::io::Result<()> {
 
 /// Makes a directory and those above it.
 pub(super) fn make_directory(path: &Path, mode: u32) -> Result<()> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .map_err(|error| Error::io(format!("cannot make the directory {}", path.display()), error))
+    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|error| {
+        let denied = error.kind() == Io::PermissionDenied;
+        let error = Error::io(format!("cannot make the directory {}", path.display()), error);
+        if denied { error.hint("run the daemon as root") } else { error }
+    })
 }
 
 /// Tells systemd how we are, if it asked (`sd_notify(3)`).
@@ -219,7 +229,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s.sock");
         drop(UnixListener::bind(&path).unwrap());
-        assert!(path.exists());
+        let nest = directory.path().join(".s.sock.new");
+        std::fs::create_dir(&nest).unwrap();
+        drop(UnixListener::bind(nest.join("s")).unwrap());
         drop(Socket::plugin(&path, &mut Inherited::default()).unwrap());
         std::fs::write(&path, "precious").unwrap();
         let error = Socket::plugin(&path, &mut Inherited::default()).unwrap_err();

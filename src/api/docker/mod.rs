@@ -7,7 +7,7 @@ mod wire;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
@@ -195,7 +195,8 @@ impl Face {
             return Ok(self.get(engine, &name).await);
         }
         // What the volume was before the change: afterwards it may be gone.
-        let backend = engine.volume(&name).map(|volume| volume.backend);
+        let backend = engine.volume(&name).map(|v| v.backend).or_else(|| asked.backend());
+        let begun = Instant::now();
         let result = match endpoint {
             Endpoint::Path => Ok(path(engine, &name)),
             Endpoint::Create => self.create(engine, name.clone(), &mut asked).await,
@@ -203,9 +204,10 @@ impl Face {
             Endpoint::Mount => mount(engine, name.clone(), &mut asked).await,
             _ => unmount(engine, name.clone(), &mut asked).await,
         };
+        let millis = begun.elapsed().as_millis();
+        tracing::debug!(%name, millis, ok = result.is_ok(), "Docker asked to {}", endpoint.word());
         Ok(result.unwrap_or_else(|error| {
             let text = self.explain(endpoint, &name, backend.as_ref(), &error);
-            tracing::debug!("{text}");
             wire::failed(StatusCode::OK, &text)
         }))
     }
@@ -301,4 +303,73 @@ async fn unmount(engine: &Engine, name: VolumeName, asked: &mut Ask) -> Result<R
     let id = asked.id()?;
     engine.change(None).unmount(name, id).await?.ignore();
     Ok(wire::done())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    fn request(method: &str, body: &str) -> String {
+        let length = body.len();
+        format!(
+            "POST /{method} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+    }
+
+    /// A server whose engine never starts by itself.
+    struct Waiting {
+        directory: tempfile::TempDir,
+        keeper: super::super::GateKeeper,
+    }
+
+    impl Waiting {
+        fn start() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let listener = UnixListener::bind(directory.path().join("s")).unwrap();
+            let (keeper, gate) = Gate::closed();
+            let place = Place { node: "n".into(), default_backend: "loop".parse().unwrap() };
+            tokio::spawn(serve(listener, gate, place, std::future::pending()));
+            Self { directory, keeper }
+        }
+
+        fn ask(&self, method: &str, body: &str) -> impl Future<Output = String> + use<> {
+            let (path, request) = (self.directory.path().join("s"), request(method, body));
+            async move {
+                let mut stream = UnixStream::connect(&path).await.unwrap();
+                stream.write_all(request.as_bytes()).await.unwrap();
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).await.map(|_| answer).unwrap_or_default()
+            }
+        }
+    }
+
+    /// Until the engine has started nothing is said of volumes; if it never starts, neither.
+    #[tokio::test]
+    async fn rule_01_without_an_engine_nothing_is_denied() {
+        let server = Waiting::start();
+        assert!(server.ask("Plugin.Activate", "").await.contains("VolumeDriver"));
+        let mut waiting = Box::pin(server.ask("VolumeDriver.Get", r#"{"Name":"data"}"#));
+        let moment = Duration::from_millis(200);
+        assert!(tokio::time::timeout(moment, &mut waiting).await.is_err(), "it waits");
+        let later = server.ask("VolumeDriver.List", "{}");
+        drop(server.keeper);
+        assert_eq!(waiting.await, "", "closed without an answer");
+        assert_eq!(later.await, "");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_takes_too_long_is_told_before_docker_gives_up() {
+        let server = Waiting::start();
+        let body = r#"{"Name":"data","ID":"x"}"#;
+        for (method, limit) in [("Mount", 120), ("Create", 120), ("Unmount", 60), ("Remove", 60)] {
+            let begun = tokio::time::Instant::now();
+            let answer = server.ask(&format!("VolumeDriver.{method}"), body).await;
+            assert!(answer.contains("took longer than"), "{method}: {answer}");
+            assert!(begun.elapsed() < Duration::from_secs(limit), "{method}");
+        }
+        assert_eq!(server.ask("VolumeDriver.Get", body).await, "", "never an error");
+    }
 }

@@ -14,7 +14,7 @@ use crate::engine::Engine;
 use crate::engine::view::{VolumeDetails, VolumeSummary};
 use crate::error::{Error, Result};
 use crate::id::MountId;
-use crate::name::VolumeName;
+use crate::name::{BackendName, VolumeName};
 
 pub(super) type Reply = Response<Full<Bytes>>;
 
@@ -60,6 +60,12 @@ impl Ask {
 
     pub(super) fn id(&mut self) -> Result<MountId> {
         self.id.take().ok_or_else(|| Error::invalid("the request has no mount id"))?.try_into()
+    }
+
+    /// The backend that the options name, if any.
+    pub(super) fn backend(&self) -> Option<BackendName> {
+        let options = self.options.as_ref()?;
+        options.get("backend").or_else(|| options.get("driver"))?.parse().ok()
     }
 
     pub(super) fn options(&mut self) -> BTreeMap<String, String> {
