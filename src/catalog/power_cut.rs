@@ -168,7 +168,8 @@ fn random_group(
 #[test]
 fn a_power_cut_loses_nothing_that_was_committed() {
     let cuts = std::env::var("HOLDFAST_SOAK_CUTS").map_or(CUTS, |text| text.parse().unwrap());
-    let mut random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let seed = std::env::var("HOLDFAST_SOAK_SEED").map_or(7, |text| text.parse::<u8>().unwrap());
+    let mut random = TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32]);
     let disk = SharedDisk::default();
     let mut file = open(&disk, true);
     let mut state = file.load().unwrap();

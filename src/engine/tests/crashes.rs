@@ -1,14 +1,15 @@
-//! Random histories in which the engine is stopped dead at any point where it waits, and another
-//! one goes on with the same disk and catalog. A model tells what must be there.
+//! Random histories in which the engine is stopped dead before or after any call to the backend, and
+//! another one goes on with the same disk and catalog. A model tells what must be there.
 
 use proptest::prelude::Rng as _;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
 use super::*;
+use crate::backend::fault::{Call, Fault};
 use crate::error::ErrorKind;
 
 /// Steps in `scripts/test`; `scripts/soak` sets more.
-const STEPS: u32 = 250;
+const STEPS: u32 = 200;
 
 /// What a user would expect: the content of each volume and of its snapshots.
 type Model = BTreeMap<String, Expected>;
@@ -103,6 +104,23 @@ fn expect(model: &Model, step: &Step) -> Option<Model> {
     Some(after)
 }
 
+/// The calls that the step makes, each a place to be stopped at.
+fn calls_of(step: &Step) -> &'static [Call] {
+    match step {
+        Step::Create(_) => &[Call::Create, Call::Attach, Call::Detach, Call::Describe],
+        Step::Remove(_) => &[Call::Detach, Call::Inspect, Call::Delete],
+        Step::Write(..) => &[Call::Attach, Call::Detach],
+        Step::Snapshot(..) => &[Call::Snapshot, Call::Describe],
+        Step::RemoveSnapshot(..) => &[Call::DeleteSnapshot, Call::Describe],
+        Step::Restore(..) => {
+            &[Call::Snapshot, Call::CreateFrom, Call::Describe, Call::DeleteGeneration]
+        }
+        Step::Clone(..) => &[Call::CreateFrom, Call::Attach, Call::Detach, Call::Describe],
+        Step::Resize(..) => &[Call::Grow, Call::Describe],
+        Step::Rename(..) => &[Call::Describe],
+    }
+}
+
 async fn perform(engine: &Engine, step: &Step) -> Result<()> {
     let change = engine.change(None);
     let at = |volume: &str, snapshot: &str| reference(&format!("{volume}@{snapshot}"));
@@ -175,26 +193,27 @@ async fn observe(world: &World, engine: &Engine) -> Model {
     model
 }
 
-/// Runs `work` on an engine that ends when `work` does, or after it has waited `patience` times.
-fn run_for(world: &World, patience: Option<usize>, step: &Step) -> Option<Result<()>> {
+/// How long an engine that hangs is waited for before it is stopped dead.
+const DEAD: Duration = Duration::from_millis(40);
+
+/// The engine never gets past this call.
+#[derive(Debug, Clone, Copy)]
+struct Crash {
+    call: Call,
+    nth: u64,
+    fault: Fault,
+}
+
+/// Runs the step on an engine that is stopped dead where `crash` says, if it gets there.
+fn run_step(world: &World, crash: Option<Crash>, step: &Step) -> Option<Result<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let result = runtime.block_on(async {
         let engine = world.start().await;
-        let power = async {
-            match patience {
-                None => std::future::pending().await,
-                Some(times) => {
-                    for _ in 0..times {
-                        tokio::time::sleep(Duration::from_micros(50)).await;
-                    }
-                }
-            }
+        let Some(Crash { call, nth, fault }) = crash else {
+            return Some(perform(&engine, step).await);
         };
-        tokio::select! {
-            biased;
-            () = power => None,
-            result = perform(&engine, step) => Some(result),
-        }
+        world.backend().on(call, nth, fault);
+        tokio::time::timeout(DEAD, perform(&engine, step)).await.ok()
     });
     // Tasks are dropped where they wait.
     drop(runtime);
@@ -211,9 +230,13 @@ fn random_histories_with_crashes_lose_and_mix_up_nothing() {
     let (mut crashes, mut done) = (0, 0);
     for number in 0..steps {
         let step = random.step(number);
-        let crash = (random.below(3) > 0).then(|| random.below(40));
+        let crash = (random.below(4) > 0).then(|| Crash {
+            call: calls_of(&step)[random.below(calls_of(&step).len())],
+            nth: 1 + random.below(2) as u64,
+            fault: random.of(&[Fault::HangBefore, Fault::HangAfter]),
+        });
         let after = expect(&model, &step);
-        let result = run_for(&world, crash, &step);
+        let result = run_step(&world, crash, &step);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let found = runtime.block_on(async {
             let engine = world.start().await;
@@ -243,5 +266,5 @@ fn random_histories_with_crashes_lose_and_mix_up_nothing() {
         done += u32::from(matches!(result, Some(Ok(()))));
         model = found;
     }
-    assert!(crashes > steps / 20 && done > steps / 20, "{crashes} crashes, {done} steps done");
+    assert!(crashes > steps / 10 && done > steps / 20, "{crashes} crashes, {done} steps done");
 }
