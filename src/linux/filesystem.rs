@@ -31,10 +31,11 @@ pub(crate) fn is_blank(device: &Path) -> Result<bool> {
         return Err(Error::corrupt(format!("{} has no size", device.display())));
     }
     let length = size.min(ENDS);
+    let zeros = vec![0; usize::try_from(length).unwrap_or_default()];
+    let mut bytes = zeros.clone();
     for start in [0, size - length] {
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
         file.read_exact_at(&mut bytes, start).map_err(failed)?;
-        if bytes.iter().any(|byte| *byte != 0) {
+        if bytes != zeros {
             return Ok(false);
         }
     }
@@ -53,30 +54,16 @@ pub(crate) async fn make(programs: &Programs, device: &Path, spec: &FilesystemSp
     let (program, ours) = match spec.kind {
         // The device is blank, so nothing has to be zeroed now or by the kernel later, when it
         // would fill the image's holes. With the seed, a clone's uuid is changed in an instant.
-        FilesystemKind::Ext4 => (
-            Program::MkfsExt4,
-            vec![
-                "-q".to_owned(),
-                "-F".to_owned(),
-                "-m".to_owned(),
-                "0".to_owned(),
-                "-U".to_owned(),
-                uuid,
-                "-E".to_owned(),
-                "nodiscard,assume_storage_prezeroed=1".to_owned(),
-                "-O".to_owned(),
-                "metadata_csum_seed".to_owned(),
-            ],
-        ),
-        FilesystemKind::Xfs => (
-            Program::MkfsXfs,
-            vec!["-q".to_owned(), "-K".to_owned(), "-m".to_owned(), format!("uuid={uuid}")],
-        ),
-        FilesystemKind::Btrfs => {
-            (Program::MkfsBtrfs, vec!["-q".to_owned(), "-K".to_owned(), "-U".to_owned(), uuid])
+        FilesystemKind::Ext4 => {
+            let zeroed = "-E nodiscard,assume_storage_prezeroed=1";
+            let users = spec.options.iter().any(|word| word.contains("metadata_csum"));
+            let seed = if users { "" } else { "-O metadata_csum_seed" };
+            (Program::MkfsExt4, format!("-q -F -m 0 -U {uuid} {zeroed} {seed}"))
         }
+        FilesystemKind::Xfs => (Program::MkfsXfs, format!("-q -K -m uuid={uuid}")),
+        FilesystemKind::Btrfs => (Program::MkfsBtrfs, format!("-q -K -U {uuid}")),
     };
-    let mut arguments: Vec<OsString> = ours.into_iter().map(OsString::from).collect();
+    let mut arguments: Vec<OsString> = ours.split_whitespace().map(OsString::from).collect();
     arguments.extend(spec.options.iter().map(OsString::from));
     arguments.push("--".into());
     arguments.push(device.into());
@@ -154,9 +141,15 @@ pub(crate) async fn renew_identity(
             replay_journal(device, kind, scratch).await?;
             programs.run(Program::XfsAdmin, &with(&["-U", &uuid]), TOOL_LIMIT).await
         }
-        // A copy is never mounted under the original's uuid: the kernel would take it for the
-        // original's device. It has no journal that must be replayed before.
+        // Older kernels do not mount a copy while its original is mounted. A copy of a frozen or
+        // unmounted btrfs has no log, and then it need not be.
         FilesystemKind::Btrfs => {
+            let path = device.to_owned();
+            if blocking::run("reading a superblock", DEVICE_LIMIT, move || has_btrfs_log(&path))
+                .await?
+            {
+                replay_journal(device, kind, scratch).await?;
+            }
             programs.run(Program::Btrfstune, &with(&["-f", "-M", &uuid]), TOOL_LIMIT).await
         }
     };
@@ -164,6 +157,21 @@ pub(crate) async fn renew_identity(
         error.context(format!("cannot give the copy on {} its own identity", device.display()))
     })?;
     flush(device).await
+}
+
+/// Whether a btrfs holds flushed changes beside its trees. btrfstune would make them unreadable.
+fn has_btrfs_log(device: &Path) -> Result<bool> {
+    const SUPERBLOCK: u64 = 65536;
+    const MAGIC: std::ops::Range<usize> = 0x40..0x48;
+    const LOG_ROOT: std::ops::Range<usize> = 0x60..0x68;
+    let mut head = [0u8; 0x68];
+    File::open(device)
+        .and_then(|file| file.read_exact_at(&mut head, SUPERBLOCK))
+        .map_err(|error| Error::io(format!("cannot read {}", device.display()), error))?;
+    if head[MAGIC] != *b"_BHRfS_M" {
+        return Err(Error::corrupt(format!("{} holds no btrfs", device.display())));
+    }
+    Ok(head[LOG_ROOT].iter().any(|byte| *byte != 0))
 }
 
 /// The tools refuse a filesystem whose journal holds changes: the kernel applies them at a mount.

@@ -149,15 +149,18 @@ fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// The last lines of what a program said, on one line.
+/// The first lines of what a program said, on one line: help follows the reason.
 fn said(stderr: &[u8], stdout: &[u8]) -> String {
     const LONGEST: usize = 600;
     let text = if stderr.trim_ascii().is_empty() { stdout } else { stderr };
     let text = String::from_utf8_lossy(text);
     let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let line = lines.join("; ").replace(|c: char| c.is_control(), " ");
-    let skip = line.chars().count().saturating_sub(LONGEST);
-    if line.is_empty() { "it said nothing".to_owned() } else { line.chars().skip(skip).collect() }
+    if line.is_empty() {
+        "it said nothing".to_owned()
+    } else {
+        line.chars().take(LONGEST).collect()
+    }
 }
 
 /// How a program ended.

@@ -163,6 +163,9 @@ async fn rule_07_a_replaced_image_is_found_out() {
     assert_eq!(kind(trial.backend.detach(locator).await.map(drop)), ErrorKind::Corrupt);
     assert_eq!(kind(trial.backend.delete(volume.uuid).await.map(drop)), ErrorKind::InUse);
     trial.host.unmount(&trial.target(&volume)).await.unwrap().ignore();
+    while !loop_devices_below(&place.path()).is_empty() {
+        tokio::task::yield_now().await;
+    }
     trial.backend.attach(locator).await.unwrap();
 }
 

@@ -49,9 +49,12 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        for target in self.mounts() {
-            let _ = Command::new("fsfreeze").arg("--unfreeze").arg(&target).output();
-            let _ = Command::new("umount").arg("--lazy").arg(&target).output();
+        // A call that a panic cut off may still mount one more.
+        for _ in 0..3 {
+            for target in self.mounts() {
+                let _ = Command::new("fsfreeze").arg("--unfreeze").arg(&target).output();
+                let _ = Command::new("umount").arg("--lazy").arg(&target).output();
+            }
         }
     }
 }

@@ -1,17 +1,19 @@
+use tokio::task::JoinSet;
+
 use super::{Trial, device_of};
 use crate::backend::{ContentRef, Locator};
 use crate::model::Outcome;
 
 /// Sixteen volumes made, used, copied and deleted at once.
 pub async fn sixteen_volumes_do_not_disturb_each_other(trial: &Trial) {
-    let tasks: Vec<_> = (0..16)
-        .map(|number| {
-            let trial = trial.clone();
-            tokio::spawn(async move { one_life(&trial, number).await })
-        })
-        .collect();
-    for task in tasks {
-        task.await.unwrap();
+    // Ends the others when one panics.
+    let mut lives = JoinSet::new();
+    for number in 0..16 {
+        let trial = trial.clone();
+        lives.spawn(async move { one_life(&trial, number).await });
+    }
+    while let Some(life) = lives.join_next().await {
+        life.unwrap();
     }
     assert!(trial.backend.survey().await.unwrap().is_empty());
     assert!(trial.host.mounts_below(&trial.scratch).await.unwrap().is_empty());
