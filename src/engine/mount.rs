@@ -61,7 +61,7 @@ impl Work {
             self.engine.require_own_mount(&volume, &mounted).await?;
             // An engine that was killed mounts again with the id that it never gave up (rule 4).
             if ledger.entries.get(id).is_some_and(|entry| self.engine.is_settled(entry))
-                && self.engine.users(&volume).await? == 0
+                && matches!(self.engine.users(&volume).await, Ok(0))
             {
                 ledger.entries.remove(id);
             }
@@ -198,7 +198,13 @@ impl Work {
     pub(super) async fn require_unused(&self, volume: &Volume) -> Result<()> {
         let ledger = self.engine.ledger(volume);
         let mounted = self.engine.mounted(volume).await?.is_some();
-        let used = mounted && self.engine.users(volume).await? > 0;
+        let used = mounted
+            && match self.engine.users(volume).await {
+                Ok(users) => users > 0,
+                // What cannot be told is settled by the ledger, if it says anything.
+                Err(error) if ledger.is_empty() => return Err(error),
+                Err(_) => true,
+            };
         if ledger.is_empty() && !used {
             return Ok(());
         }

@@ -134,7 +134,8 @@ impl Engine {
             if name.is_none() && !scratch {
                 continue;
             }
-            if name.is_some() && host.bind_mounts_of(&mount.target).await? > 0 {
+            let users = host.bind_mounts_of(&mount.target).await;
+            if name.is_some() && users.is_ok_and(|users| users > 0) {
                 self.warn(format!(
                     "{} is used by a container that no mount id stands for; it stays mounted",
                     mount.target.display()
