@@ -76,6 +76,17 @@ async fn on_xfs(filesystem: FilesystemKind) -> (Trial, Place) {
     (trial(&place, dir, filesystem).await, place)
 }
 
+async fn on_btrfs(filesystem: FilesystemKind) -> (Trial, Place) {
+    let place = Place::plain();
+    let dir = place.with_filesystem("below", "btrfs", 8192);
+    (trial(&place, dir, filesystem).await, place)
+}
+
+mod ext4_volumes_on_btrfs {
+    use super::*;
+    holdfast::backend_contract!(on_btrfs(FilesystemKind::Ext4).await);
+}
+
 mod ext4_volumes_on_ext4 {
     use super::*;
     holdfast::backend_contract!(on_ext4(FilesystemKind::Ext4).await);
@@ -102,9 +113,9 @@ fn image(dir: &Path, locator: Locator) -> PathBuf {
 
 #[tokio::test]
 async fn blocks_are_shared_where_the_directory_can() {
-    let ((plain, _one), (sharing, _two)) =
-        (on_ext4(FilesystemKind::Ext4).await, on_xfs(FilesystemKind::Ext4).await);
-    for (trial, shares) in [(plain, false), (sharing, true)] {
+    let kind = FilesystemKind::Ext4;
+    let (ext4, xfs, btrfs) = (on_ext4(kind).await, on_xfs(kind).await, on_btrfs(kind).await);
+    for ((trial, _place), shares) in [(ext4, false), (xfs, true), (btrfs, true)] {
         let volume = trial.created("v").await;
         trial.mounted(&volume).await.write("f", &"x".repeat(1 << 20));
         trial.unmounted(&volume).await;

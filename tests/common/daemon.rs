@@ -176,6 +176,13 @@ impl<'h> Daemon<'h> {
         wait::until("nsenter has started the daemon", || child_of(&self.child))
     }
 
+    /// Its process id as the host knows it.
+    pub(crate) fn pid_inside(&self) -> u32 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("status");
+        let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).expect("NSpid");
+        ids.split_whitespace().last().and_then(|id| id.parse().ok()).expect("a process id")
+    }
+
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("wait").is_some()
     }

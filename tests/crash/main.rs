@@ -89,7 +89,9 @@ fn kill_at(operation: &Operation, step: &str) {
     assert!(answer.is_err(), "{step}: answered although it was to be killed");
     assert_eq!(daemon.wait_end().signal(), Some(9), "{step} was not reached:\n{}", daemon.log());
 
+    // Once more while it recovers: what mends an interrupted operation can be interrupted as well.
     daemon.start_again();
+    daemon.kill_and_start_again();
     if let Err(error) = (operation.run)(&daemon) {
         let over = operation.already.iter().any(|word| error.contains(word));
         assert!(over, "{step}: the retried request failed: {error}");

@@ -221,3 +221,19 @@ fn many_volumes_at_once_are_made_used_and_removed() {
     assert_eq!(plugin.list(), Vec::<String>::new());
     assert_eq!((host.mounts(), host.loops()), (vec![], vec![]));
 }
+
+/// Clients can use up the daemon's file descriptors, but not for longer than they stay.
+#[test]
+fn more_connections_than_it_may_have_files_open_do_no_lasting_harm() {
+    let host = Host::new();
+    let daemon = Daemon::start(&host);
+    let plugin = daemon.plugin();
+    plugin.create("data", &[("size", "64M")]).unwrap();
+    let limit = "--nofile=128:128";
+    host.run("prlimit", &["--pid", &daemon.pid_inside().to_string(), limit]);
+    let idle: Vec<_> = (0..300).map(|_| plugin.connect()).collect();
+    drop(idle);
+    plugin.mount("data", "id").expect("a mount after they are gone");
+    plugin.unmount("data", "id").unwrap();
+    plugin.remove("data").unwrap();
+}

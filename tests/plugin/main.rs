@@ -12,3 +12,4 @@ mod ledger;
 mod names;
 mod options;
 mod rules;
+mod storage;
