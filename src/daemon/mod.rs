@@ -199,9 +199,14 @@ async fn start(config: &Config, choice: CatalogChoice) -> Result<Engine> {
         entropy: Arc::new(clock::System),
         host: Arc::new(LinuxHost::new()?),
     };
+    sockets::make_directory(&config.mount_dir, 0o711)?;
+    // The kernel shows mounts under their real paths.
+    let mount_dir = config.mount_dir.canonicalize().map_err(|error| {
+        Error::io(format!("cannot resolve {}", config.mount_dir.display()), error)
+    })?;
     let config = EngineConfig {
         node: config.node.as_str().to_owned(),
-        mount_dir: config.mount_dir.clone(),
+        mount_dir,
         default_backend: config.default_backend.clone(),
         trash_after: config.trash_after,
         freeze_limit: config.loop_freeze_limit,
