@@ -15,6 +15,9 @@ use tokio::sync::Semaphore;
 
 use super::stream::{Patient, Turn};
 
+/// Bytes of a request's head.
+const HEAD: usize = 64 << 10;
+
 /// What a client can take up.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -114,7 +117,10 @@ where
             answer.await
         }
     });
-    http1::Builder::new().header_read_timeout(None).serve_connection(TokioIo::new(stream), service)
+    http1::Builder::new()
+        .header_read_timeout(None)
+        .max_buf_size(HEAD)
+        .serve_connection(TokioIo::new(stream), service)
 }
 
 /// Why a request's body is not there.

@@ -17,7 +17,7 @@ use crate::failpoint::Step;
 
 /// The configuration as the flags, the environment and the file say it.
 fn load(global: &Global, flags: &ConfigFlags) -> Result<Loaded> {
-    let environment = config::environment();
+    let environment = config::environment()?;
     let mut flags = flags.0.clone();
     if let Some(socket) = &global.admin_socket {
         flags.insert(GLOBAL.to_owned(), socket.clone());
@@ -28,7 +28,7 @@ fn load(global: &Global, flags: &ConfigFlags) -> Result<Loaded> {
 
 /// Where the daemon is. A file that is not needed for that is not read: it may be root's alone.
 pub(super) fn socket(global: &Global) -> Result<PathBuf> {
-    let environment = config::environment();
+    let environment = config::environment()?;
     let variable = format!("{}ADMIN_SOCKET", config::PREFIX);
     let told = environment.iter().find(|(name, value)| *name == variable && !value.is_empty());
     if let Some(path) = global.admin_socket.as_ref().or(told.map(|(_, value)| value)) {

@@ -15,7 +15,7 @@ pub use value::{LogFormat, LogLevel, NodeName, Value};
 
 use std::path::{Path, PathBuf};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::options::nearest;
 
@@ -71,12 +71,20 @@ pub fn load(inputs: &Inputs) -> Result<Loaded> {
     Ok(Loaded { config: Config::from_settings(&settings)?, settings })
 }
 
-/// Our variables in the environment. One that is not UTF-8 can be none of ours.
-pub fn environment() -> Vec<(String, String)> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| name.starts_with(PREFIX))
-        .collect()
+/// Our variables in the environment.
+///
+/// # Errors
+/// A value that is not UTF-8: to pass over it would be to use a default that nobody asked for.
+pub fn environment() -> Result<Vec<(String, String)>> {
+    let ours = std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok().filter(|name| name.starts_with(PREFIX))?;
+        Some((name, value))
+    });
+    ours.map(|(name, value)| match value.into_string() {
+        Ok(value) => Ok((name, value)),
+        Err(_) => Err(Error::invalid(format!("the value of {name} is not UTF-8"))),
+    })
+    .collect()
 }
 
 /// Our variables that mean nothing, each with the one that was probably meant. They are no errors,

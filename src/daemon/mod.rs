@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tracing::level_filters::LevelFilter;
 
 use crate::api::docker::Place;
+use crate::api::server::Limits;
 use crate::api::{Gate, GateKeeper, admin, docker};
 use crate::backend::Backend;
 use crate::backend::loopback::{LoopBackend, LoopConfig};
@@ -26,9 +28,9 @@ use crate::linux::{LinuxHost, LockFile};
 use crate::telemetry;
 use sockets::{Inherited, Socket};
 
-/// How long operations may still run after the last request was answered. With the servers' drain
-/// it stays below the ten seconds after which Docker kills a managed plugin.
-const STOP_LIMIT: Duration = Duration::from_secs(4);
+/// How long operations may still run after the last request was answered, besides the time for
+/// which one may hold a filesystem frozen: better to thaw it now than at the next start.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// What to do with the catalog that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +62,7 @@ pub fn run(config: &Config, catalog: CatalogChoice) -> Result<()> {
     if let Ok(text) = std::env::var(failpoint::VARIABLE) {
         failpoint::arm(&text)?;
     }
-    for (name, near) in config::unknown_variables(&config::environment()) {
+    for (name, near) in config::unknown_variables(&config::environment()?) {
         match near {
             Some(near) => tracing::warn!("{name} means nothing; did you mean {near}?"),
             None => tracing::warn!("{name} means nothing"),
@@ -96,11 +98,11 @@ async fn serve(config: &Config, catalog: CatalogChoice) -> Result<()> {
         default_backend: config.default_backend.clone(),
     };
     // Docker holds a lock until Activate is answered, so this comes before all work.
-    let plugin = docker::serve(plugin_socket.listener()?, gate.clone(), place, told(&stopped));
-    let faces = [
-        tokio::spawn(plugin),
-        tokio::spawn(admin::serve(admin_socket.listener()?, gate, told(&stopped))),
-    ];
+    let limits = limits();
+    let plugin =
+        docker::serve(plugin_socket.listener()?, gate.clone(), place, limits, told(&stopped));
+    let admin = admin::serve(admin_socket.listener()?, gate, limits, told(&stopped));
+    let faces = [tokio::spawn(plugin), tokio::spawn(admin)];
 
     let result = tokio::select! {
         started = start(config, catalog) => match started {
@@ -109,7 +111,7 @@ async fn serve(config: &Config, catalog: CatalogChoice) -> Result<()> {
                 let _ = stop.send(true);
                 sockets::notify("STOPPING=1");
                 tokio::select! {
-                    () = finish(faces, &engine) => {}
+                    () = finish(faces, &engine, config.loop_freeze_limit) => {}
                     () = signals.next() => tracing::warn!("told twice to stop: stopping now"),
                 }
                 Ok(())
@@ -137,11 +139,21 @@ async fn attend(engine: &Engine, keeper: GateKeeper, config: &Config, signals: &
     tracing::info!("stopping; mounted volumes stay mounted");
 }
 
-async fn finish(faces: [tokio::task::JoinHandle<()>; 2], engine: &Engine) {
+async fn finish(faces: [JoinHandle<()>; 2], engine: &Engine, frozen: Duration) {
     for face in faces {
         let _ = face.await;
     }
-    engine.stop(STOP_LIMIT).await;
+    engine.stop(frozen.saturating_add(STOP_LIMIT)).await;
+}
+
+/// Connections must leave file descriptors for the work that they ask for.
+fn limits() -> Limits {
+    let usual = Limits::default();
+    let told = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = told.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let files = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    let files: usize = files.unwrap_or(usize::MAX);
+    Limits { connections: usual.connections.min(files / 3).max(16), ..usual }
 }
 
 /// Done when the daemon stops.
@@ -194,19 +206,16 @@ async fn start(config: &Config, choice: CatalogChoice) -> Result<Engine> {
     let opened = tokio::task::spawn_blocking(move || Catalog::open(&path)).await;
     let catalog = opened
         .map_err(|error| Error::internal("opening the catalog broke off").caused_by(error))??;
+    let host = LinuxHost::new()?;
+    warn_of_missing(&host);
     let environment = Environment {
         clock: Arc::new(clock::System),
         entropy: Arc::new(clock::System),
-        host: Arc::new(LinuxHost::new()?),
+        host: Arc::new(host),
     };
-    sockets::make_directory(&config.mount_dir, 0o711)?;
-    // The kernel shows mounts under their real paths.
-    let mount_dir = config.mount_dir.canonicalize().map_err(|error| {
-        Error::io(format!("cannot resolve {}", config.mount_dir.display()), error)
-    })?;
     let config = EngineConfig {
         node: config.node.as_str().to_owned(),
-        mount_dir,
+        mount_dir: config.mount_dir.clone(),
         default_backend: config.default_backend.clone(),
         trash_after: config.trash_after,
         freeze_limit: config.loop_freeze_limit,
@@ -226,6 +235,17 @@ fn move_aside(path: &Path) -> Result<()> {
     })?;
     tracing::warn!("the catalog that was there is {} now", aside.display());
     Ok(())
+}
+
+/// What needs one of them will fail; told now, it can be mended before.
+fn warn_of_missing(host: &LinuxHost) {
+    for program in host.missing_programs() {
+        tracing::warn!(
+            "{} is not installed (Debian has it in {})",
+            program.name(),
+            program.package()
+        );
+    }
 }
 
 fn lock(path: &Path) -> Result<LockFile> {

@@ -34,9 +34,14 @@ use extract::{Body, Failure, Params, Segments};
 const FIRST_LOOK: Duration = Duration::from_millis(250);
 
 /// Serves the API until `stop` is done.
-pub async fn serve(listener: UnixListener, gate: Gate, stop: impl Future<Output = ()>) {
+pub async fn serve(
+    listener: UnixListener,
+    gate: Gate,
+    limits: Limits,
+    stop: impl Future<Output = ()>,
+) {
     let service = TowerToHyperService::new(router(gate));
-    server::serve(listener, Limits::default(), service, stop).await;
+    server::serve(listener, limits, service, stop).await;
 }
 
 fn router(gate: Gate) -> Router {

@@ -50,9 +50,9 @@ pub async fn serve(
     listener: UnixListener,
     gate: Gate,
     place: Place,
+    limits: Limits,
     stop: impl Future<Output = ()>,
 ) {
-    let limits = Limits::default();
     let face = std::sync::Arc::new(Face { gate, place, limits });
     let service = hyper::service::service_fn(move |request| {
         let face = face.clone();
@@ -331,7 +331,8 @@ mod tests {
             let listener = UnixListener::bind(directory.path().join("s")).unwrap();
             let (keeper, gate) = Gate::closed();
             let place = Place { node: "n".into(), default_backend: "loop".parse().unwrap() };
-            tokio::spawn(serve(listener, gate, place, std::future::pending()));
+            let serving = serve(listener, gate, place, Limits::default(), std::future::pending());
+            tokio::spawn(serving);
             Self { directory, keeper }
         }
 
