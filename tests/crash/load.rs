@@ -28,7 +28,7 @@ impl Drop for EndOf<'_> {
 }
 
 impl Load {
-    /// Each worker has one volume that it comes back to, and one that comes and goes.
+    /// Each worker has one volume that it comes back to, copies of it, and one that comes and goes.
     fn work(&self, host: &Host, worker: usize) {
         let mut written = 0;
         while !self.over.load(Ordering::Relaxed) {
@@ -48,6 +48,13 @@ impl Load {
         assert_eq!(found, written.to_string(), "{kept} has lost what was written");
         *written += 1;
         fs::write(&file, written.to_string()).expect("write");
+        let copy = format!("copy-{worker}-{written}");
+        plugin.create(&copy, &[("clone-of", &kept)])?;
+        let file = host.inside(plugin.mount(&copy, "worker")?.join("file"));
+        let found = fs::read_to_string(&file).unwrap_or_default();
+        assert_eq!(found, written.to_string(), "{copy} is no copy of {kept}");
+        plugin.unmount(&copy, "worker")?;
+        plugin.remove(&copy)?;
         plugin.unmount(&kept, "worker")?;
         plugin.create(&fleeting, &[("size", "64M")])?;
         plugin.mount(&fleeting, "worker")?;
