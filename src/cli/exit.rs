@@ -71,10 +71,8 @@ pub(super) fn tell(error: &Error, output: Output) {
         }
         return;
     }
-    note(&format!("holdfast: {}", error.full_message().replace('\n', " ")));
-    if let Some(hint) = error.hint_text() {
-        note(&format!("hint: {hint}"));
-    }
+    let hint = error.hint_text().map(|hint| format!("; {hint}")).unwrap_or_default();
+    note(&format!("holdfast: {}{hint}", error.full_message()).replace('\n', " "));
 }
 
 /// Does `work` for each of several things, tells of each that fails, and goes on with the rest.

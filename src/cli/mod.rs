@@ -46,16 +46,26 @@ fn usage(error: &clap::Error) -> ExitCode {
         }
         _ => {}
     }
-    let text = error.to_string();
-    let text = text.strip_prefix("error: ").unwrap_or(&text);
-    if wants_json() {
-        let first = text.lines().map(str::trim).take_while(|line| !line.is_empty());
-        let message = first.collect::<Vec<_>>().join(" ");
-        exit::tell(&Error::invalid(message).hint("see `holdfast --help`"), Output::Json);
-    } else {
-        print::note(format!("holdfast: {text}").trim_end());
-    }
+    let form = if wants_json() { Output::Json } else { Output::Table };
+    exit::tell(&one_line(&error.to_string()), form);
     ExitCode::from(2)
+}
+
+/// clap's paragraphs as one error: what is wrong, and how it should be.
+fn one_line(text: &str) -> Error {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let paragraphs: Vec<String> = text
+        .split("\n\n")
+        .map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "))
+        .map(|line| line.replacen("Usage:", "usage:", 1))
+        .map(|line| line.replace("For more information, try '--help'.", "see --help"))
+        .filter(|paragraph| !paragraph.is_empty())
+        .collect();
+    match paragraphs.split_first() {
+        Some((wrong, [])) => Error::invalid(wrong),
+        Some((wrong, right)) => Error::invalid(wrong).hint(right.join("; ")),
+        None => Error::invalid("the command line cannot be understood"),
+    }
 }
 
 /// Whether the command line, which could not be understood as a whole, asks for JSON.
@@ -115,5 +125,18 @@ impl Session {
             Wait::Begun => changed.operation.to_string(),
             Wait::Done => human(changed),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_usage_is_one_error() {
+        let text = "error: not provided:\n  <NAME>\n\nUsage: holdfast x <NAME>\n\nFor more information, try '--help'.\n";
+        let error = one_line(text);
+        assert_eq!(error.full_message(), "not provided: <NAME>");
+        assert_eq!(error.hint_text(), Some("usage: holdfast x <NAME>; see --help"));
     }
 }

@@ -191,7 +191,8 @@ async fn start(config: &Config, choice: CatalogChoice) -> Result<Engine> {
     if choice == CatalogChoice::Rebuild {
         move_aside(&path)?;
     }
-    if !path.exists() {
+    // A catalog that cannot be looked at is not one that is lost.
+    if !exists(&path)? {
         let report = engine::rebuild_catalog(&path, &backends).await?;
         if !report.volumes.is_empty() {
             tracing::warn!(
@@ -223,9 +224,14 @@ async fn start(config: &Config, choice: CatalogChoice) -> Result<Engine> {
     Engine::start(config, environment, catalog, backends).await
 }
 
+fn exists(path: &Path) -> Result<bool> {
+    path.try_exists()
+        .map_err(|error| Error::io(format!("cannot look at {}", path.display()), error))
+}
+
 /// Nothing is thrown away that might still be read by somebody who knows how.
 fn move_aside(path: &Path) -> Result<()> {
-    if !path.exists() {
+    if !exists(path)? {
         return Ok(());
     }
     let now = jiff::Timestamp::now().as_second();
