@@ -47,8 +47,15 @@ impl<'h> Engine<'h> {
 
     /// The docker client, not started yet.
     pub(crate) fn client(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("docker");
-        command.arg("-H").arg(format!("unix://{}/docker.sock", self.dir().display())).args(args);
+        let mut command = self.for_client("docker");
+        command.args(args);
+        command
+    }
+
+    /// A program whose docker client is to talk to this engine, not started yet.
+    pub(crate) fn for_client(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("DOCKER_HOST", format!("unix://{}/docker.sock", self.dir().display()));
         command.env("DOCKER_CONFIG", self.dir()).stdin(Stdio::null());
         command
     }
