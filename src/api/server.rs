@@ -165,7 +165,10 @@ mod tests {
 
     const STALL: Duration = Duration::from_millis(300);
 
-    /// A server whose `/wait` never answers, `/break` closes the connection and all else echoes.
+    const BIG: usize = 16 << 20;
+
+    /// A server whose `/wait` never answers, `/break` closes the connection, `/big` is more than a
+    /// socket holds, and all else echoes.
     struct Server {
         directory: tempfile::TempDir,
         dropped: Arc<AtomicUsize>,
@@ -196,6 +199,7 @@ mod tests {
                     match path.as_str() {
                         "/wait" => std::future::pending().await,
                         "/break" => Err("closed"),
+                        "/big" => Ok(Response::new(Full::new(Bytes::from(vec![b'x'; BIG])))),
                         _ => Ok(Response::new(Full::new(Bytes::from(match body {
                             Ok(body) => format!("<{}>", String::from_utf8_lossy(&body)),
                             Err(fault) => format!("{fault:?}"),
@@ -261,6 +265,18 @@ mod tests {
         }
         stream.write_all(b"GET /slow").await.unwrap();
         assert_eq!(stream.read(&mut [0; 512]).await.unwrap_or(0), 0);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_takes_has_a_limit() {
+        let server = Server::start(1);
+        let mut stream = server.connect().await;
+        stream.write_all(post("/big", "").as_bytes()).await.unwrap();
+        // The only connection there may be is given up for the next client.
+        assert!(server.say(&post("/", "next")).await.ends_with("<next>"));
+        let mut taken = Vec::new();
+        let _ = stream.read_to_end(&mut taken).await;
+        assert!(taken.len() < BIG);
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! What the daemon is told: flags win over the environment, the environment over the file, the file
 //! over the defaults, and every value remembers where it came from.
 //!
-//! One table, in [`keys`], is the source of all of it: the file's keys, the variables, the flags and
+//! One table, [`KEYS`], is the source of all of it: the file's keys, the variables, the flags and
 //! their help, `docs/configuration.md`.
 
 mod file;

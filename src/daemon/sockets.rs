@@ -58,10 +58,18 @@ impl Inherited {
         Some(self.listeners.remove(index))
     }
 
-    /// One of any other path, for the face that cannot do without: a service manager may have put
-    /// Docker's socket elsewhere.
-    fn other(&mut self) -> Option<UnixListener> {
-        self.listeners.pop()
+    /// The only one that is left: a service manager may have put Docker's socket elsewhere.
+    fn other(&mut self) -> Result<Option<UnixListener>> {
+        if self.listeners.len() < 2 {
+            return Ok(self.listeners.pop());
+        }
+        let places = self.listeners.iter().map(|listener| match listener.local_addr() {
+            Ok(address) => format!("{address:?}"),
+            Err(_) => "unknown".to_owned(),
+        });
+        let places = places.collect::<Vec<_>>().join(", ");
+        Err(Error::invalid(format!("it is not clear which inherited socket is Docker's: {places}"))
+            .hint("set plugin_socket and admin_socket to the paths of the inherited sockets"))
     }
 }
 
@@ -76,7 +84,11 @@ impl Socket {
 
     /// Docker's socket. Asked for after the admin socket, it takes what that left.
     pub(super) fn plugin(path: &Path, inherited: &mut Inherited) -> Result<Self> {
-        match inherited.at(path).or_else(|| inherited.other()) {
+        let listener = match inherited.at(path) {
+            Some(listener) => Some(listener),
+            None => inherited.other()?,
+        };
+        match listener {
             Some(listener) => Ok(Self { listener, own: None }),
             None => Self::bind(path, Access::Owner),
         }
@@ -255,5 +267,17 @@ mod tests {
         assert!(!own.exists());
         drop((one, other));
         assert!(admin.exists() && elsewhere.exists());
+    }
+    #[test]
+    fn of_two_strange_sockets_none_is_taken_for_docker_s() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let listeners = vec![
+            UnixListener::bind(path("one")).unwrap(),
+            UnixListener::bind(path("two")).unwrap(),
+        ];
+        let error = Socket::plugin(&path("own"), &mut Inherited { listeners }).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.full_message().contains("/two"), "{error}");
     }
 }
