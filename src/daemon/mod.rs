@@ -90,8 +90,8 @@ async fn serve(config: &Config, catalog: CatalogChoice) -> Result<()> {
         (lock(&config.state_dir.join("lock"))?, lock(&config.runtime_dir.join("holdfast.pid"))?);
 
     let mut inherited = Inherited::take()?;
-    let admin_socket = Socket::admin(&config.admin_socket, &mut inherited)?;
-    let plugin_socket = Socket::plugin(&config.plugin_socket, &mut inherited)?;
+    let mut admin_socket = Socket::admin(&config.admin_socket, &mut inherited)?;
+    let mut plugin_socket = Socket::plugin(&config.plugin_socket, &mut inherited)?;
     let (keeper, gate) = Gate::closed();
     let place = Place {
         node: config.node.as_str().to_owned(),

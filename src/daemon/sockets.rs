@@ -16,7 +16,7 @@ const GROUP: &str = "holdfast";
 /// A socket to listen on; its file goes with it, unless somebody else made it.
 #[derive(Debug)]
 pub(super) struct Socket {
-    listener: UnixListener,
+    listener: Option<UnixListener>,
     own: Option<PathBuf>,
 }
 
@@ -77,7 +77,7 @@ impl Socket {
     /// The socket of the admin API.
     pub(super) fn admin(path: &Path, inherited: &mut Inherited) -> Result<Self> {
         match inherited.at(path) {
-            Some(listener) => Ok(Self { listener, own: None }),
+            Some(listener) => Ok(Self { listener: Some(listener), own: None }),
             None => Self::bind(path, Access::Group),
         }
     }
@@ -89,7 +89,7 @@ impl Socket {
             None => inherited.other()?,
         };
         match listener {
-            Some(listener) => Ok(Self { listener, own: None }),
+            Some(listener) => Ok(Self { listener: Some(listener), own: None }),
             None => Self::bind(path, Access::Owner),
         }
     }
@@ -122,18 +122,18 @@ impl Socket {
         });
         let cleared = clear(&nest, &draft);
         let listener = bound.and_then(|listener| cleared.map(|()| listener)).map_err(failed)?;
-        Ok(Self { listener, own: Some(path.to_owned()) })
+        Ok(Self { listener: Some(listener), own: Some(path.to_owned()) })
     }
 
-    /// A listener for the async runtime; the file stays until the socket is dropped.
-    pub(super) fn listener(&self) -> Result<tokio::net::UnixListener> {
-        self.listener
-            .try_clone()
-            .and_then(|listener| {
-                listener.set_nonblocking(true)?;
-                tokio::net::UnixListener::from_std(listener)
-            })
-            .map_err(|error| Error::io("cannot listen", error))
+    /// The listener, for whoever serves it and closes it when the daemon stops. It must not stay open
+    /// beyond that: a connection that nobody takes any more would be lost with its request, and
+    /// Docker repeats the request without its body. A refused one it repeats whole.
+    pub(super) fn listener(&mut self) -> Result<tokio::net::UnixListener> {
+        let failed = |error| Error::io("cannot listen", error);
+        let listener =
+            self.listener.take().ok_or_else(|| Error::internal("a socket is served twice"))?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        tokio::net::UnixListener::from_std(listener).map_err(failed)
     }
 }
 

@@ -173,13 +173,19 @@ fn a_stop_leaves_mounts_in_place_and_the_next_start_knows_them() {
 #[test]
 fn a_stop_waits_for_what_was_asked_before() {
     let host = Host::new();
-    let mut daemon = Launch::new(&host).failpoint("create.allocate=delay:1500").start(&host);
+    let mut daemon = Launch::new(&host).failpoint("create.allocate=delay:3000").start(&host);
     let cli = daemon.cli();
     let creating = std::thread::spawn(move || cli.run(&["volume", "create", "x", "--size", "64M"]));
     wait::until_true("the create is under way", || {
         daemon.cli().ok(&["operation", "ls"]).json().as_array().is_some_and(|all| !all.is_empty())
     });
-    daemon.terminate();
+    kill(daemon.pid(), Signal::SIGTERM).unwrap();
+    let socket = daemon.plugin().socket;
+    wait::until_true("new connections are refused", || {
+        std::os::unix::net::UnixStream::connect(&socket).is_err()
+    });
+    assert!(!daemon.has_ended(), "while what was asked before goes on");
+    assert!(daemon.wait_end().success());
     let run = creating.join().unwrap();
     assert_eq!(run.code, 0, "{run:?}");
     daemon.start_again();
