@@ -126,12 +126,7 @@ impl CatalogFile {
         for table in [VOLUMES, SNAPSHOTS, LEDGERS, OPERATIONS] {
             transaction.open_table(table).map_err(|e| self.broken(e))?;
         }
-        transaction
-            .open_table(META)
-            .map_err(|e| self.broken(e))?
-            .insert(FORMAT_KEY, self.format())
-            .map_err(|e| self.broken(e))?;
-        transaction.commit().map_err(|e| self.broken(e))
+        self.commit_format(transaction)
     }
 
     fn read_format(&self, database: &Database) -> Result<u64> {
@@ -153,11 +148,14 @@ impl CatalogFile {
         for migration in self.migrations.iter().skip(first) {
             migration(&transaction)?;
         }
-        transaction
-            .open_table(META)
-            .map_err(|e| self.broken(e))?
-            .insert(FORMAT_KEY, self.format())
-            .map_err(|e| self.broken(e))?;
+        self.commit_format(transaction)
+    }
+
+    /// Commits the transaction as one of this format.
+    fn commit_format(&self, transaction: WriteTransaction) -> Result<()> {
+        let mut meta = transaction.open_table(META).map_err(|e| self.broken(e))?;
+        meta.insert(FORMAT_KEY, self.format()).map_err(|e| self.broken(e))?;
+        drop(meta);
         transaction.commit().map_err(|e| self.broken(e))
     }
 

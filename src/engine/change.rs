@@ -317,16 +317,21 @@ impl Engine {
         extra: Option<&Snapshot>,
         without: Option<&Snapshot>,
     ) -> Result<()> {
-        let mut snapshots: Vec<Snapshot> = self.inner.catalog.read(|state| {
-            let complete = state.snapshots(volume.uuid).iter().filter(|s| s.complete);
-            complete.map(|snapshot| (**snapshot).clone()).collect()
-        });
+        let mut description = self.description(volume);
+        let snapshots = &mut description.snapshots;
         for changed in extra.into_iter().chain(without) {
             snapshots.retain(|snapshot| snapshot.uuid != changed.uuid);
         }
         snapshots.extend(extra.cloned().map(|snapshot| Snapshot { complete: true, ..snapshot }));
-        let volume = volume.clone();
-        let backend = self.backend(&volume.backend)?;
-        backend.describe(&Description { volume, snapshots, retained: false }).await
+        self.backend(&volume.backend)?.describe(&description).await
+    }
+
+    /// `volume` and its complete snapshots as recorded.
+    pub(super) fn description(&self, volume: &Volume) -> Description {
+        let snapshots = self.inner.catalog.read(|state| {
+            let complete = state.snapshots(volume.uuid).iter().filter(|s| s.complete);
+            complete.map(|snapshot| (**snapshot).clone()).collect()
+        });
+        Description { volume: volume.clone(), snapshots, retained: false }
     }
 }

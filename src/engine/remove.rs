@@ -7,7 +7,7 @@ use crate::backend::Description;
 use crate::catalog;
 use crate::error::{Error, Result};
 use crate::failpoint::Step;
-use crate::model::{OperationKind, Outcome, Snapshot, Volume, VolumeState};
+use crate::model::{OperationKind, Outcome, Volume, VolumeState};
 use crate::name::VolumeName;
 use crate::options::OnRemove;
 
@@ -88,15 +88,10 @@ impl Engine {
                 Ok(catalog::Change::RemoveVolume(volume.uuid))
             }
             OnRemove::Retain => {
-                let snapshots: Vec<Snapshot> = self.inner.catalog.read(|state| {
-                    let complete = state.snapshots(volume.uuid).iter().filter(|s| s.complete);
-                    complete.map(|snapshot| (**snapshot).clone()).collect()
-                });
-                let volume = Volume { state: VolumeState::Ready, ..volume.clone() };
-                let uuid = volume.uuid;
-                let description = Description { volume, snapshots, retained: true };
+                let kept = Volume { state: VolumeState::Ready, ..volume.clone() };
+                let description = Description { retained: true, ..self.description(&kept) };
                 backend.describe(&description).await?;
-                Ok(catalog::Change::RemoveVolume(uuid))
+                Ok(catalog::Change::RemoveVolume(volume.uuid))
             }
             OnRemove::Trash => {
                 let since = self.inner.environment.clock.now();
