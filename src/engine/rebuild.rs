@@ -23,7 +23,10 @@ pub struct RebuildReport {
 /// `InUse` if there is a catalog; a backend that cannot be read, because a partial catalog would be
 /// taken for a whole one.
 pub async fn rebuild_catalog(path: &Path, backends: &[Arc<dyn Backend>]) -> Result<RebuildReport> {
-    if path.exists() {
+    let there = path.try_exists().map_err(|error| {
+        Error::io(format!("cannot tell whether there is a catalog at {}", path.display()), error)
+    })?;
+    if there {
         return Err(Error::in_use(format!("there is a catalog at {}", path.display())));
     }
     // Under another name until it is whole: a half rebuilt catalog must not pass for a catalog.

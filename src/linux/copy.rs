@@ -66,7 +66,7 @@ pub(crate) fn sparse(from: &File, to: &File, control: &CopyControl) -> Result<u6
     let size = size(from)?;
     to.set_len(size).map_err(|error| Error::io("cannot size the copy", error))?;
     let ranges = data_ranges(from, size)?;
-    control.progress.set_total(ranges.iter().map(|range| range.end - range.start).sum());
+    control.progress.add_total(ranges.iter().map(|range| range.end - range.start).sum());
     let mut buffer = Vec::new();
     let (mut copied, mut flushed) = (0, 0);
     for range in ranges {

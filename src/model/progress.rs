@@ -8,9 +8,9 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Says how many bytes there are to do; 0 while it is not known.
-    pub fn set_total(&self, bytes: u64) {
-        self.total.store(bytes, Ordering::Relaxed);
+    /// Says that there are so many more bytes to do: work may come in several parts.
+    pub fn add_total(&self, bytes: u64) {
+        self.total.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Counts bytes as done.

@@ -251,7 +251,7 @@ impl SimBackend {
             let state = self.world.lock();
             (state.content(content)?.clone(), state.copies_take)
         };
-        progress.set_total(blocks.allocated());
+        progress.add_total(blocks.allocated());
         if let Some(takes) = takes {
             tokio::time::sleep(limit.unwrap_or(takes).min(takes)).await;
             if limit.is_some_and(|limit| limit < takes) {
