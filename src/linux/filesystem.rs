@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -67,7 +67,11 @@ pub(crate) async fn make(programs: &Programs, device: &Path, spec: &FilesystemSp
     arguments.extend(spec.options.iter().map(OsString::from));
     arguments.push("--".into());
     arguments.push(device.into());
-    programs.run(program, &arguments, TOOL_LIMIT).await.map_err(|error| {
+    let made = match spec.kind {
+        FilesystemKind::Btrfs => run_btrfs(programs, program, &arguments).await,
+        _ => programs.run(program, &arguments, TOOL_LIMIT).await,
+    };
+    made.map_err(|error| {
         // With words of the user's, a failure is first of all theirs to look at.
         let users = !spec.options.is_empty() && error.kind() == ErrorKind::Internal;
         let error = error.context(format!("cannot make {} on {}", spec.kind, device.display()));
@@ -114,7 +118,6 @@ pub(crate) async fn renew_identity(
     device: &Path,
     kind: FilesystemKind,
     uuid: Uuid,
-    scratch: &Path,
 ) -> Result<()> {
     let uuid = uuid.hyphenated().to_string();
     let device_word = OsString::from(device);
@@ -125,7 +128,7 @@ pub(crate) async fn renew_identity(
     };
     let changed = match kind {
         FilesystemKind::Ext4 => {
-            replay_journal(device, kind, scratch).await?;
+            replay_journal(device, kind).await?;
             let arguments = with(&["-U", &uuid]);
             match programs.run(Program::Tune2fs, &arguments, TOOL_LIMIT).await {
                 // Without the seed of the checksums every one is written anew, and tune2fs wants
@@ -138,7 +141,7 @@ pub(crate) async fn renew_identity(
             }
         }
         FilesystemKind::Xfs => {
-            replay_journal(device, kind, scratch).await?;
+            replay_journal(device, kind).await?;
             programs.run(Program::XfsAdmin, &with(&["-U", &uuid]), TOOL_LIMIT).await
         }
         // Older kernels do not mount a copy while its original is mounted. A copy of a frozen or
@@ -148,9 +151,11 @@ pub(crate) async fn renew_identity(
             if blocking::run("reading a superblock", DEVICE_LIMIT, move || has_btrfs_log(&path))
                 .await?
             {
-                replay_journal(device, kind, scratch).await?;
+                replay_journal(device, kind).await?;
+            } else {
+                wait_until_idle(device).await?;
             }
-            programs.run(Program::Btrfstune, &with(&["-f", "-M", &uuid]), TOOL_LIMIT).await
+            run_btrfs(programs, Program::Btrfstune, &with(&["-f", "-M", &uuid])).await
         }
     };
     changed.map_err(|error| {
@@ -174,23 +179,77 @@ fn has_btrfs_log(device: &Path) -> Result<bool> {
     Ok(head[LOG_ROOT].iter().any(|byte| *byte != 0))
 }
 
-/// The tools refuse a filesystem whose journal holds changes: the kernel applies them at a mount.
-async fn replay_journal(device: &Path, kind: FilesystemKind, scratch: &Path) -> Result<()> {
+/// The tools refuse a filesystem whose journal holds changes: the kernel applies them when it opens
+/// it.
+async fn replay_journal(device: &Path, kind: FilesystemKind) -> Result<()> {
     let request = MountRequest {
         source: device.display().to_string(),
         filesystem: kind.as_str().to_owned(),
-        target: scratch.to_owned(),
-        options: ["nodev", "nosuid", "noexec"].map(str::to_owned).to_vec(),
+        target: PathBuf::new(),
+        options: Vec::new(),
         read_only: false,
     };
     let what = "replaying a copied journal";
-    blocking::run(what, DEVICE_LIMIT, move || {
-        mount::mount(&request)?.ignore();
-        mount::unmount(&request.target)?.ignore();
-        Ok(())
+    blocking::run(what, DEVICE_LIMIT, move || mount::open_and_close(&request))
+        .await
+        .map_err(|error| error.context(what))?;
+    wait_until_idle(device).await
+}
+
+/// Waits until the kernel has no filesystem open on the device. It may have one longer than it is
+/// mounted: while a child process that we start for another volume has our descriptors, or a
+/// container a copy of our mounts. A tool that writes meanwhile destroys it.
+async fn wait_until_idle(device: &Path) -> Result<()> {
+    const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+    let device = device.to_owned();
+    blocking::run("waiting for a device", DEVICE_LIMIT, move || {
+        let mut pause = Duration::from_millis(1);
+        loop {
+            // A mounted filesystem has its device exclusively.
+            let opened = File::options()
+                .read(true)
+                .write(true)
+                .custom_flags(nix::libc::O_EXCL)
+                .open(&device);
+            match opened {
+                Ok(_) => return Ok(()),
+                Err(error)
+                    if error.kind() == std::io::ErrorKind::ResourceBusy
+                        && pause <= LONGEST_PAUSE =>
+                {
+                    std::thread::sleep(pause);
+                    pause *= 2;
+                }
+                Err(error) => {
+                    return Err(Error::io(
+                        format!("cannot have {} alone", device.display()),
+                        error,
+                    ));
+                }
+            }
+        }
     })
     .await
-    .map_err(|error| error.context(what))
+}
+
+/// Runs a program of btrfs-progs. It looks at every mounted loop device first and fails when one of
+/// them, any other, goes away meanwhile.
+async fn run_btrfs(
+    programs: &Programs,
+    program: Program,
+    arguments: &[OsString],
+) -> Result<String> {
+    let mut tries = 1..=20;
+    loop {
+        match programs.run(program, arguments, TOOL_LIMIT).await {
+            Err(error)
+                if tries.next().is_some() && error.full_message().contains("mount status") =>
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Grows the filesystem mounted at `target` to the size of its device.
@@ -241,6 +300,7 @@ pub(crate) async fn grow_unmounted(
         return Ok(Outcome::Unchanged);
     }
     let failed = |error: Error| error.context("cannot grow the unmounted ext4");
+    wait_until_idle(device).await.map_err(failed)?;
     let device = OsString::from(device);
     let check: [OsString; 3] = ["-f".into(), "-p".into(), device.clone()];
     programs.run(Program::E2fsck, &check, TOOL_LIMIT).await.map_err(failed)?;

@@ -75,9 +75,9 @@ impl Host for LinuxHost {
         device: &Path,
         kind: FilesystemKind,
         uuid: Uuid,
-        scratch: &Path,
+        _scratch: &Path,
     ) -> Result<()> {
-        filesystem::renew_identity(&self.programs, device, kind, uuid, scratch).await
+        filesystem::renew_identity(&self.programs, device, kind, uuid).await
     }
 
     async fn mount(&self, request: &MountRequest) -> Result<Outcome> {

@@ -138,7 +138,8 @@ impl LoopDevice {
                 .hint("the kernel's loop driver is needed: modprobe loop")
         })?;
         let fd = u32::try_from(image.as_raw_fd()).map_err(|_| failed(Errno::EBADF))?;
-        let info = LoopInfo { flags: LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO, ..LoopInfo::EMPTY };
+        let direct = if allows_direct_io(image)? { LO_FLAGS_DIRECT_IO } else { 0 };
+        let info = LoopInfo { flags: LO_FLAGS_AUTOCLEAR | direct, ..LoopInfo::EMPTY };
         let config = LoopConfig { fd, block_size: BLOCK_SIZE, info, reserved: [0; 8] };
         for _ in 0..TRIES {
             // SAFETY: LOOP_CTL_GET_FREE takes no argument.
@@ -188,6 +189,16 @@ impl LoopDevice {
             Error::io(format!("cannot resize {}", self.path().display()), errno.into())
         })
     }
+}
+
+/// Whether direct I/O to the image is safe. On btrfs it is not: a page that changes while it is
+/// written, which every filesystem on the device may do, gets a wrong checksum and cannot be read
+/// any more. Elsewhere the kernel itself falls back where it cannot be.
+fn allows_direct_io(image: &File) -> Result<bool> {
+    const BTRFS_SUPER_MAGIC: i64 = 0x9123_683E;
+    rustix::fs::fstatfs(image)
+        .map(|room| room.f_type != BTRFS_SUPER_MAGIC)
+        .map_err(|errno| Error::io("cannot tell the filesystem of an image", errno.into()))
 }
 
 /// All loop devices that have a file behind them. One that cannot be read is an error: it could be

@@ -101,7 +101,7 @@ pub trait Host: Debug + Send + Sync {
     async fn make_filesystem(&self, device: &Path, spec: &FilesystemSpec) -> Result<()>;
 
     /// Gives a copied filesystem an identity of its own, so that it can be mounted beside the original;
-    /// its journal is replayed first. `scratch` is a directory for that mount.
+    /// its journal is replayed first. A host that has to mount it for that does so at `scratch`.
     async fn renew_identity(
         &self,
         device: &Path,

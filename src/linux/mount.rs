@@ -102,6 +102,29 @@ pub(crate) fn open_directory(path: &Path) -> Result<(OwnedFd, PathBuf)> {
 }
 
 fn attach(request: &MountRequest, options: &Options<'_>, directory: &OwnedFd) -> Result<()> {
+    let context = open_filesystem(request, options)?;
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, options.attributes)
+        .map_err(|errno| reason(&context, "the kernel refused", errno))?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    // The descriptors go away with this function: an open one would keep the mount busy for ever.
+    move_mount(&mount, "", directory, "", flags)
+        .map_err(|errno| Error::io("the kernel refused the directory", errno.into()))
+}
+
+/// Has the kernel open the filesystem as for a mount, which replays its journal, and let it go
+/// again. Nobody can see it meanwhile, and no container that starts takes it with it.
+pub(crate) fn open_and_close(request: &MountRequest) -> Result<()> {
+    let options = Options::parse(request)?;
+    open_filesystem(request, &options).map(drop)
+}
+
+/// Opens the filesystem. It stays open while the descriptor does, mounted or not. A child process
+/// on its way may have the device for itself for a moment, as with an unmount.
+fn open_filesystem(request: &MountRequest, options: &Options<'_>) -> Result<OwnedFd> {
+    when_idle(|| try_open_filesystem(request, options), |error| error.kind() == ErrorKind::InUse)
+}
+
+fn try_open_filesystem(request: &MountRequest, options: &Options<'_>) -> Result<OwnedFd> {
     let filesystem = request.filesystem.as_str();
     let context = fsopen(filesystem, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| {
         let error = Error::io(format!("this kernel has no filesystem {filesystem}"), errno.into());
@@ -131,12 +154,7 @@ fn attach(request: &MountRequest, options: &Options<'_>, directory: &OwnedFd) ->
             _ => error,
         }
     })?;
-    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, options.attributes)
-        .map_err(|errno| reason(&context, "the kernel refused", errno))?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    // The descriptors go away with this function: an open one would keep the mount busy for ever.
-    move_mount(&mount, "", directory, "", flags)
-        .map_err(|errno| Error::io("the kernel refused the directory", errno.into()))
+    Ok(context)
 }
 
 /// The error with what the kernel wrote about it, which it keeps in the descriptor.
@@ -230,7 +248,11 @@ impl<'a> Options<'a> {
 
 /// Unmounts, never lazily and never by force, and removes the directory if it is empty then.
 pub(crate) fn unmount(target: &Path) -> Result<Outcome> {
-    let outcome = match unmount_when_idle(target) {
+    let unmounted = when_idle(
+        || rustix::mount::unmount(target, UnmountFlags::NOFOLLOW),
+        |errno| *errno == rustix::io::Errno::BUSY,
+    );
+    let outcome = match unmounted {
         Ok(()) => Outcome::Changed,
         // Not a mount point, or not there.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Outcome::Unchanged,
@@ -245,12 +267,12 @@ pub(crate) fn unmount(target: &Path) -> Result<Outcome> {
 
 /// Waits a moment for users that are on their way out: a child process that we start for another
 /// volume has copies of all our descriptors until it runs its program.
-fn unmount_when_idle(target: &Path) -> rustix::io::Result<()> {
+fn when_idle<T, E>(act: impl Fn() -> Result<T, E>, is_busy: impl Fn(&E) -> bool) -> Result<T, E> {
     const LONGEST_PAUSE: Duration = Duration::from_millis(256);
     let mut pause = Duration::from_millis(1);
     loop {
-        match rustix::mount::unmount(target, UnmountFlags::NOFOLLOW) {
-            Err(rustix::io::Errno::BUSY) if pause <= LONGEST_PAUSE => std::thread::sleep(pause),
+        match act() {
+            Err(error) if pause <= LONGEST_PAUSE && is_busy(&error) => std::thread::sleep(pause),
             done => return done,
         }
         pause *= 2;

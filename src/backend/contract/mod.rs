@@ -316,6 +316,60 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn rule_14_a_snapshot_without_a_freeze_misses_what_was_written() {
+        let (trial, _world, _scratch) = Trial::simulated();
+        let volume = trial.created("v").await;
+        let mounted = trial.mounted(&volume).await;
+        mounted.write("f", "not flushed");
+        let (careless, careful) =
+            (trial.cut(&volume, None).await, trial.cut(&volume, Some(&mounted)).await);
+        for (snapshot, expected) in [(careless, None), (careful, Some("not flushed"))] {
+            let clone = trial.volume("c");
+            let source = crate::backend::ContentRef::Snapshot { volume: volume.uuid, snapshot };
+            let copy = trial.snapshots().create_from(source, &clone, &progress(), None).await;
+            copy.unwrap().ignore();
+            assert_eq!(trial.mounted(&clone).await.read("f").as_deref(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_simulated_world_outlives_daemons_and_boots() {
+        let (mut trial, _, scratch) = Trial::simulated();
+        let file = scratch.path().join("world");
+        let open = |trial: &mut Trial| {
+            let world = SimWorld::kept_in(&file).unwrap();
+            trial.backend = Arc::new(SimBackend::new(&world, "sim".parse().unwrap()));
+            trial.host = Arc::new(SimHost::new(&world));
+            world
+        };
+        open(&mut trial);
+        let volume = trial.created("v").await;
+        let mounted = trial.mounted(&volume).await;
+        mounted.write("f", "kept");
+        trial.cut(&volume, Some(&mounted)).await;
+        let held = trial.created("held").await;
+        std::mem::forget(trial.backend.attach((&held).into()).await.unwrap());
+        let boot = trial.host.boot_id();
+
+        let world = open(&mut trial);
+        assert_eq!(trial.host.boot_id(), boot);
+        assert_eq!(
+            world.devices(),
+            std::slice::from_ref(&mounted.device),
+            "its holder died, but not the mount"
+        );
+        assert_eq!(world.mounts(), std::slice::from_ref(&mounted.target));
+        assert_eq!(world.snapshots().len(), 1);
+        world.reboot().unwrap();
+
+        let world = open(&mut trial);
+        assert_ne!(trial.host.boot_id(), boot);
+        assert!(world.devices().is_empty() && world.mounts().is_empty());
+        assert_eq!(mounted.read("f"), None);
+        assert_eq!(trial.mounted(&volume).await.read("f").as_deref(), Some("kept"));
+    }
+
     mod sim {
         use super::*;
 

@@ -107,8 +107,14 @@ pub(super) fn create_image(
     if open_image(&image)?.is_some() {
         return Ok(Outcome::Unchanged);
     }
-    make_private_directory(&layout.volume(locator.volume))?;
-    build(&layout.new_image(locator), &image, 0o600, fill)?;
+    let directory = layout.volume(locator.volume);
+    let made = make_private_directory(&directory)?;
+    if let Err(error) = build(&layout.new_image(locator), &image, 0o600, fill) {
+        if made {
+            let _ = std::fs::remove_dir(&directory);
+        }
+        return Err(error);
+    }
     Ok(Outcome::Changed)
 }
 
