@@ -143,6 +143,38 @@ async fn rule_11_a_volume_that_hangs_delays_no_other() {
 }
 
 #[tokio::test]
+async fn rule_12_what_may_have_happened_has_a_recorded_name_and_is_never_deleted_for_that() {
+    let world = World::new();
+    let engine = world.start().await;
+    world.backend().on(Call::Create, 1, Fault::HangAfter);
+    let hanging = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.make("db", &[]).await }
+    });
+    while world.disk.images().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let recorded = engine.find(&name("db")).map(|volume| crate::backend::Locator::from(&*volume));
+    assert_eq!(recorded.as_slice(), world.disk.images(), "made under a name known before");
+    hanging.abort();
+
+    engine.make("kept", &[]).await.unwrap();
+    let path = engine.hold("kept", "c1").await.unwrap();
+    std::fs::write(path.join("file"), "content").unwrap();
+    engine.let_go("kept", "c1").await.unwrap();
+    world.backend().mend();
+    for call in [Call::Attach, Call::Detach] {
+        world.backend().always(call, Fault::FailAfter(ErrorKind::Unavailable));
+        let mounted = engine.hold("kept", "c2").await;
+        let released = engine.let_go("kept", "c2").await;
+        assert!(mounted.is_err() || released.is_err(), "{call:?} timed out");
+        world.backend().mend();
+    }
+    let path = engine.hold("kept", "c3").await.unwrap();
+    assert_eq!(std::fs::read_to_string(path.join("file")).unwrap(), "content");
+}
+
+#[tokio::test]
 async fn rule_14_a_snapshot_thaws_on_every_path() {
     let world = World::new();
     let engine = world.start().await;
