@@ -8,6 +8,7 @@
 
 pub mod contract;
 pub mod fault;
+mod locks;
 pub mod loopback;
 pub mod sim;
 

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::libc::c_int;
 
+use super::device_node;
 use crate::error::{Error, ErrorKind, Result};
 
 const LOOP_GET_STATUS64: u64 = 0x4C05;
@@ -28,7 +29,7 @@ const LO_FLAGS_DIRECT_IO: u32 = 16;
 pub(crate) const BLOCK_SIZE: u32 = 4096;
 
 /// The major device number of loop devices.
-const LOOP_MAJOR: u64 = 7;
+const LOOP_MAJOR: u32 = 7;
 
 /// `struct loop_info64` of linux/loop.h.
 #[repr(C)]
@@ -267,22 +268,15 @@ fn error_is_gone(error: &Error) -> bool {
         .is_some_and(|errno| errno == nix::libc::ENODEV || errno == nix::libc::ENXIO)
 }
 
-/// Opens the device's node, made where nothing makes it for us (a container's own `/dev`).
+/// Opens the device's node, made where nothing makes it for us.
 fn open_node(index: u32) -> Result<File> {
-    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
     let path = device_path(index);
-    let open = || File::options().read(true).write(true).open(&path);
-    let opened = open().or_else(|error| {
-        if error.kind() != std::io::ErrorKind::NotFound {
-            return Err(error);
-        }
-        let number = makedev(LOOP_MAJOR, u64::from(index));
-        match mknod(&path, SFlag::S_IFBLK, Mode::S_IRUSR | Mode::S_IWUSR, number) {
-            Ok(()) | Err(Errno::EEXIST) => open(),
-            Err(errno) => Err(errno.into()),
-        }
-    });
-    opened.map_err(|error| Error::io(format!("cannot open {}", path.display()), error))
+    device_node::ensure(&path, (LOOP_MAJOR, index))?;
+    File::options()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(|error| Error::io(format!("cannot open {}", path.display()), error))
 }
 
 /// The bound devices that show this file; fails if a device that was bound to `path` shows another

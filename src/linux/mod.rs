@@ -3,6 +3,7 @@
 
 pub(crate) mod blocking;
 pub(crate) mod copy;
+pub(crate) mod device_node;
 pub(crate) mod durable;
 pub(crate) mod fiemap;
 mod filesystem;
@@ -10,6 +11,7 @@ mod freeze;
 mod host;
 pub(crate) mod lock;
 pub(crate) mod loop_device;
+pub(crate) mod loop_image;
 mod mount;
 mod mountinfo;
 mod process;

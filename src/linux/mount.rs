@@ -4,16 +4,16 @@
 use std::fs::File;
 use std::io::ErrorKind as Io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::libc::{major, minor};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
 };
 
+use super::device_node::block_number;
 use super::{MountRequest, Mounted, mountinfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Outcome;
@@ -54,20 +54,12 @@ fn is_mount_of(mounted: &Mounted, source: &str) -> Result<bool> {
     if !source.starts_with('/') {
         return Ok(mounted.source == source);
     }
-    let device = device_number(Path::new(source))
+    let device = block_number(Path::new(source))
         .map_err(|error| Error::io(format!("cannot tell which device {source} is"), error))?;
     // A btrfs has a device number of its own; its source is the name of its device.
     Ok(mounted.device == device
         || mounted.source.starts_with('/')
-            && device_number(Path::new(&mounted.source)).ok() == Some(device))
-}
-
-fn device_number(path: &Path) -> std::io::Result<(u32, u32)> {
-    let meta = path.metadata()?;
-    if !meta.file_type().is_block_device() {
-        return Err(std::io::Error::new(Io::InvalidInput, "it is not a block device"));
-    }
-    Ok((major(meta.rdev()), minor(meta.rdev())))
+            && block_number(Path::new(&mounted.source)).ok() == Some(device))
 }
 
 /// Whether the device is mounted anywhere in our own namespace.

@@ -1,109 +1,20 @@
 //! Images behind loop devices.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::ErrorKind as Io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::files;
 use crate::backend::{MountSource, Presence};
-use crate::error::{Error, ErrorKind, Result};
-use crate::linux::loop_device::{BLOCK_SIZE, Bound, FileIdentity, LoopDevice, bound, showing};
+use crate::error::{Error, Result};
+use crate::linux::loop_device::{Bound, FileIdentity, bound, showing};
+use crate::linux::loop_image::identity;
 use crate::model::Outcome;
 use crate::units::ByteSize;
 
 /// How long the kernel may take to let go a device after its last user went.
 const LET_GO_WITHIN: Duration = Duration::from_secs(5);
-
-/// Puts the image behind a device, or finds the one that it is behind, and proves that the device
-/// shows this very file.
-pub(super) fn attach(path: &Path) -> Result<LoopDevice> {
-    let image = files::need_image(path)?;
-    let identity = identity(&image, path)?;
-    let size = whole_size(&image, path)?;
-    if let Some(device) = find(identity, path)? {
-        // Only a growth that stopped half-way leaves them different.
-        if device.size()? != size {
-            device.update_capacity()?;
-        }
-        return proved(device, identity, size, path);
-    }
-    let device = LoopDevice::bind(&image)
-        .map_err(|error| error.context(format!("cannot attach {}", path.display())))?;
-    proved(device, identity, size, path)
-}
-
-/// The device that shows the image, open.
-fn find(identity: FileIdentity, path: &Path) -> Result<Option<LoopDevice>> {
-    let devices = bound()?;
-    let found = showing(&devices, identity, path)?;
-    if let Some(partly) = found.iter().find(|device| !device.whole) {
-        return Err(Error::in_use(format!(
-            "{} shows a part of {}",
-            partly.device().display(),
-            path.display()
-        ))
-        .hint(format!("detach it first: losetup -d {}", partly.device().display())));
-    }
-    match found[..] {
-        [] => Ok(None),
-        [one] => {
-            // It may have been let go, and even bound again, since it was listed.
-            let opened = LoopDevice::open(one.index)?;
-            Ok(opened.filter(|(_, now)| now.identity == identity).map(|(device, _)| device))
-        }
-        [one, other, ..] => Err(Error::corrupt(format!(
-            "{} and {} both show {}: to write through both destroys it",
-            one.device().display(),
-            other.device().display(),
-            path.display()
-        ))
-        .hint("detach the one that is not mounted: losetup -d DEVICE")),
-    }
-}
-
-fn proved(
-    device: LoopDevice,
-    identity: FileIdentity,
-    size: u64,
-    path: &Path,
-) -> Result<LoopDevice> {
-    let shown = device.status()?;
-    let wrong = match shown {
-        Some(Bound { identity: now, whole: true, .. }) if now == identity => device.size()? != size,
-        _ => true,
-    };
-    if wrong {
-        return Err(Error::corrupt(format!(
-            "{} does not show {}",
-            device.path().display(),
-            path.display()
-        )));
-    }
-    Ok(device)
-}
-
-fn identity(image: &File, path: &Path) -> Result<FileIdentity> {
-    image
-        .metadata()
-        .map(|meta| FileIdentity::from(&meta))
-        .map_err(|error| Error::io(format!("cannot inspect {}", path.display()), error))
-}
-
-fn whole_size(image: &File, path: &Path) -> Result<u64> {
-    let size = image
-        .metadata()
-        .map(|meta| meta.len())
-        .map_err(|error| Error::io(format!("cannot inspect {}", path.display()), error))?;
-    if size == 0 || !size.is_multiple_of(u64::from(BLOCK_SIZE)) {
-        return Err(Error::corrupt(format!(
-            "{} is {size} bytes large: not an image that we made",
-            path.display()
-        )));
-    }
-    Ok(size)
-}
 
 /// What exists at the image's path, and the device that shows it.
 pub(super) fn inspect(path: &Path) -> Result<Presence> {
@@ -198,30 +109,4 @@ fn list_files(directory: &Path, files: &mut HashMap<FileIdentity, PathBuf>) -> R
         }
     }
     Ok(())
-}
-
-/// Makes the image larger, and the device that shows it.
-pub(super) fn grow(path: &Path, size: ByteSize) -> Result<Outcome> {
-    let image = files::need_image(path)?;
-    let identity = identity(&image, path)?;
-    let mut outcome = Outcome::Unchanged;
-    if whole_size(&image, path)? < size.bytes() {
-        files::set_size(&image, size)?;
-        image
-            .sync_all()
-            .map_err(|error| Error::io(format!("cannot flush {}", path.display()), error))?;
-        outcome = Outcome::Changed;
-    }
-    if let Some(device) = find(identity, path).map_err(|error| match error.kind() {
-        ErrorKind::Corrupt | ErrorKind::InUse => error,
-        _ => error.context("cannot find the image's device"),
-    })? {
-        let now = whole_size(&image, path)?;
-        if device.size()? != now {
-            device.update_capacity()?;
-            outcome = Outcome::Changed;
-        }
-        proved(device, identity, now, path)?;
-    }
-    Ok(outcome)
 }

@@ -15,6 +15,7 @@ use crate::id::{SnapshotUuid, VolumeUuid};
 use crate::linux::blocking::CancelOnDrop;
 use crate::linux::copy::{CopyControl, allocated, share, sparse};
 use crate::linux::durable::{make_private_directory, sync_directory};
+use crate::linux::loop_image::set_size;
 use crate::model::{Outcome, Progress, Volume};
 
 /// How fast copies are here: what the last long one reached.
@@ -184,7 +185,7 @@ impl Snapshots for LoopBackend {
             }
             files::create_image(shared, locator, |to| {
                 shared.copy(&from, to, &control)?;
-                files::set_size(to, size)
+                set_size(to, size)
             })
         })
         .await

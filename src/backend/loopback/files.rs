@@ -82,20 +82,6 @@ pub(super) fn whole_blocks(size: ByteSize) -> Result<ByteSize> {
         .ok_or_else(|| Error::invalid(format!("no image can be {size} large")))
 }
 
-/// Sets the size of an image; what is new in it reads as zeros.
-pub(super) fn set_size(image: &File, size: ByteSize) -> Result<()> {
-    image.set_len(size.bytes()).map_err(|error| {
-        let large = error.kind() == Io::FileTooLarge;
-        let error = Error::io(format!("cannot make an image of {size}"), error);
-        match large {
-            true => error
-                .with_kind(ErrorKind::Invalid)
-                .hint("the filesystem below holds no file that large"),
-            false => error,
-        }
-    })
-}
-
 /// Makes the image of a volume's generation: `fill` writes it, under another name.
 pub(super) fn create_image(
     shared: &Shared,

@@ -8,26 +8,24 @@ mod files;
 mod layout;
 mod status;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-
-use async_trait::async_trait;
-use tokio::sync::OwnedMutexGuard;
 
 use self::copy::CopyRate;
 use self::layout::Layout;
+use super::locks::VolumeLocks;
 use super::{
     Attachment, Backend, BackendKind, BackendStatus, Description, Extents, Found, Grow, Locator,
     MountSource, Presence, Scope, Snapshots, Usage,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::id::VolumeUuid;
-use crate::linux::{LockFile, blocking};
+use crate::linux::{LockFile, blocking, loop_image};
 use crate::model::{Outcome, Volume};
 use crate::name::BackendName;
 use crate::units::ByteSize;
+use async_trait::async_trait;
 
 /// For what touches a few files.
 const QUICK: Duration = Duration::from_secs(60);
@@ -51,9 +49,7 @@ pub struct LoopConfig {
 #[derive(Debug)]
 pub struct LoopBackend {
     shared: Arc<Shared>,
-    /// One change of a volume at a time. Held by the thread that works, not by the call that may
-    /// have gone away.
-    locks: Mutex<HashMap<VolumeUuid, Weak<tokio::sync::Mutex<()>>>>,
+    locks: VolumeLocks,
 }
 
 /// What the threads work with.
@@ -76,7 +72,7 @@ impl LoopBackend {
     pub async fn open(config: LoopConfig) -> Result<Self> {
         let what = format!("opening {}", config.dir.display());
         let shared = blocking::run(&what, QUICK, move || files::open(config)).await?;
-        Ok(Self { shared: Arc::new(shared), locks: Mutex::default() })
+        Ok(Self { shared: Arc::new(shared), locks: VolumeLocks::default() })
     }
 
     /// Removes what earlier runs left: half-built files and half-deleted volumes. Called once after
@@ -108,31 +104,13 @@ impl LoopBackend {
         work: impl FnOnce(&Shared) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let what = format!("{what} of {volume}");
-        let guard = self.lock(volume).await?;
+        let guard = self.locks.lock(volume, QUICK).await?;
         let shared = Arc::clone(&self.shared);
         let done = blocking::run(&what, limit, move || {
             let _guard = guard;
             work(&shared)
         });
         done.await.map_err(|error| error.context(format!("{what} in {}", self.shared.config.name)))
-    }
-
-    async fn lock(&self, volume: VolumeUuid) -> Result<OwnedMutexGuard<()>> {
-        let lock = {
-            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-            match locks.get(&volume).and_then(Weak::upgrade) {
-                Some(lock) => lock,
-                None => {
-                    locks.retain(|_, lock| lock.strong_count() > 0);
-                    let lock = Arc::new(tokio::sync::Mutex::default());
-                    locks.insert(volume, Arc::downgrade(&lock));
-                    lock
-                }
-            }
-        };
-        tokio::time::timeout(QUICK, lock.lock_owned())
-            .await
-            .map_err(|_| Error::busy(format!("an earlier change of volume {volume} still runs")))
     }
 }
 
@@ -161,7 +139,7 @@ impl Backend for LoopBackend {
     async fn create(&self, volume: &Volume) -> Result<Outcome> {
         let (locator, size) = (Locator::from(volume), files::device_size(volume)?);
         self.change(volume.uuid, "the creation", QUICK, move |shared| {
-            files::create_image(shared, locator, |image| files::set_size(image, size))
+            files::create_image(shared, locator, |image| loop_image::set_size(image, size))
         })
         .await
     }
@@ -179,7 +157,8 @@ impl Backend for LoopBackend {
 
     async fn attach(&self, locator: Locator) -> Result<Attachment> {
         self.change(locator.volume, "the attachment", QUICK, move |shared| {
-            let device = attach::attach(&shared.layout.image(locator))?;
+            let path = shared.layout.image(locator);
+            let device = loop_image::attach(&files::need_image(&path)?, &path)?;
             Ok(Attachment::held_by(MountSource::Device(device.path()), device))
         })
         .await
@@ -234,7 +213,8 @@ impl Grow for LoopBackend {
     async fn grow(&self, locator: Locator, size: ByteSize) -> Result<Outcome> {
         let size = files::whole_blocks(size)?;
         self.change(locator.volume, "the growth", QUICK, move |shared| {
-            attach::grow(&shared.layout.image(locator), size)
+            let path = shared.layout.image(locator);
+            loop_image::grow(&files::need_image(&path)?, &path, size)
         })
         .await
     }
