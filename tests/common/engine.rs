@@ -37,7 +37,7 @@ impl<'h> Engine<'h> {
         let dockerd = spawn(host, &args);
         let mut engine = Self { host, args, dockerd };
         engine.wait_ready();
-        engine.make_images();
+        engine.import_images();
         engine
     }
 
@@ -130,29 +130,38 @@ impl<'h> Engine<'h> {
         fs::read_to_string(self.dir().join("log")).unwrap_or_default()
     }
 
-    fn make_images(&self) {
-        let root = self.dir().join("rootfs");
-        let bin = root.join("bin");
-        fs::create_dir_all(&bin).expect("rootfs");
-        fs::create_dir(root.join("tmp")).expect("rootfs");
-        fs::copy("/bin/busybox", bin.join("busybox")).expect("busybox-static");
-        for applet in APPLETS {
-            symlink("busybox", bin.join(applet)).expect("applet");
+    fn import_images(&self) {
+        for (name, archive) in write_images(&self.dir()) {
+            let archive = archive.to_str().expect("UTF-8");
+            self.docker(&["import", "--change", "CMD [\"sh\"]", archive, name]);
         }
-        self.import(&root, "busybox");
-        fs::create_dir_all(root.join("seed/below")).expect("seed");
-        fs::write(root.join("seed/file"), "seeded").expect("seed");
-        fs::write(root.join("seed/below/owned"), "by 1000").expect("seed");
-        chown(root.join("seed/below/owned"), Some(1000), Some(1000)).expect("seed");
-        self.import(&root, "seeded");
     }
+}
 
-    fn import(&self, root: &Path, name: &str) {
-        let archive = self.dir().join("image.tar");
-        checked(Command::new("tar").arg("-C").arg(root).arg("-cf").arg(&archive), &["."]);
-        let archive = archive.to_str().expect("UTF-8");
-        self.docker(&["import", "--change", "CMD [\"sh\"]", archive, name]);
+/// Writes the images' archives below `dir` and gives each with its name.
+pub(crate) fn write_images(dir: &Path) -> [(&'static str, PathBuf); 2] {
+    let root = dir.join("rootfs");
+    let bin = root.join("bin");
+    fs::create_dir_all(&bin).expect("rootfs");
+    fs::create_dir(root.join("tmp")).expect("rootfs");
+    fs::copy("/bin/busybox", bin.join("busybox")).expect("busybox-static");
+    for applet in APPLETS {
+        symlink("busybox", bin.join(applet)).expect("applet");
     }
+    let busybox = archive(dir, "busybox");
+    fs::create_dir_all(root.join("seed/below")).expect("seed");
+    fs::write(root.join("seed/file"), "seeded").expect("seed");
+    fs::write(root.join("seed/below/owned"), "by 1000").expect("seed");
+    chown(root.join("seed/below/owned"), Some(1000), Some(1000)).expect("seed");
+    [busybox, archive(dir, "seeded")]
+}
+
+/// Packs what is in the root filesystem now.
+fn archive<'n>(dir: &Path, name: &'n str) -> (&'n str, PathBuf) {
+    let archive = dir.join(format!("{name}.tar"));
+    let root = dir.join("rootfs");
+    checked(Command::new("tar").arg("-C").arg(root).arg("-cf").arg(&archive), &["."]);
+    (name, archive)
 }
 
 fn engine_dir(host: &Host) -> PathBuf {
@@ -163,17 +172,24 @@ fn spawn(host: &Host, args: &[String]) -> Child {
     let dir = engine_dir(host);
     fs::create_dir_all(&dir).expect("engine dir");
     let log = File::options().append(true).create(true).open(dir.join("log")).expect("log");
-    let path = |name: &str| dir.join(name).display().to_string();
     host.command("dockerd")
-        .args(["--data-root", &path("data"), "--exec-root", &path("exec")])
-        .args(["--pidfile", &path("pid"), "--host", &format!("unix://{}", path("docker.sock"))])
-        .args(["--bridge=none", "--iptables=false", "--ip6tables=false"])
+        .args(dockerd_args(&dir))
         .args(args)
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("log"))
         .stderr(log)
         .spawn()
         .expect("nsenter (util-linux)")
+}
+
+/// Keeps all that the engine has below `dir`, `docker.sock` included.
+pub(crate) fn dockerd_args(dir: &Path) -> Vec<String> {
+    let option = |name: &str, file: &str| format!("--{name}={}", dir.join(file).display());
+    let mut args = vec![option("data-root", "data"), option("exec-root", "exec")];
+    args.push(option("pidfile", "pid"));
+    args.push(format!("--host=unix://{}", dir.join("docker.sock").display()));
+    args.extend(["--bridge=none", "--iptables=false", "--ip6tables=false"].map(str::to_owned));
+    args
 }
 
 impl Drop for Engine<'_> {
