@@ -31,6 +31,14 @@ install_missing() {
     apt_install "${packages[@]}"
 }
 
+# What hosts of the lab (docs/lab.md) are made of and have inside.
+install_lab() {
+    install_missing cc=gcc linux.uml=user-mode-linux uml_mconsole=uml-utilities modprobe=kmod ip=iproute2 unshare=util-linux \
+        dmsetup=dmsetup thin_check=thin-provisioning-tools rpc.nfsd=nfs-kernel-server mount.nfs=nfs-common \
+        mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs docker=docker.io dockerd=docker.io iptables=iptables \
+        busybox=busybox-static
+}
+
 # The package lists of a fresh machine are empty or old: they are fetched only when the first try fails.
 apt_install() {
     local options=(-y -q --no-install-recommends)
