@@ -97,6 +97,45 @@ impl fmt::Display for Generation {
     }
 }
 
+/// A device of a dm-thin pool: a number of 24 bits that the pool's manager chooses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct ThinId(u32);
+
+impl ThinId {
+    /// The largest id (`MAX_DEV_ID` of the kernel's dm-thin.c).
+    pub const MAX: Self = Self((1 << 24) - 1);
+
+    /// The number, for the kernel.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<u32> for ThinId {
+    type Error = Error;
+
+    fn try_from(number: u32) -> Result<Self> {
+        if number > Self::MAX.0 {
+            return Err(Error::invalid(format!("{number} is not the id of a thin device"))
+                .hint(format!("the largest is {}", Self::MAX)));
+        }
+        Ok(Self(number))
+    }
+}
+
+impl From<ThinId> for u32 {
+    fn from(id: ThinId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for ThinId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Docker's name for one container's use of a volume: up to 256 printable ASCII characters, none of
 /// them a space.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
