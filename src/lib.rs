@@ -17,6 +17,7 @@ pub mod model;
 
 // Floor 2: boundaries.
 pub mod linux;
+pub mod thin_metadata;
 
 // Floor 3: agreement.
 pub mod catalog;
