@@ -17,11 +17,16 @@ require_root() {
     ((EUID == 0)) || fail "${0##*/} needs root: it makes loop devices and mounts." "Run it again with sudo."
 }
 
-# install_missing COMMAND=PACKAGE...: installs the packages whose command is not there.
+# is_there COMMAND-OR-PATTERN-OF-FILES
+is_there() {
+    if [[ $1 == /* ]]; then compgen -G "$1" >/dev/null; else command -v "$1" >/dev/null; fi
+}
+
+# install_missing WHAT=PACKAGE...: installs the packages whose command or file is not there.
 install_missing() {
     local pair packages=()
     for pair in "$@"; do
-        command -v "${pair%%=*}" >/dev/null || packages+=("${pair#*=}")
+        is_there "${pair%%=*}" || packages+=("${pair#*=}")
     done
     ((${#packages[@]})) || return 0
     command -v apt-get >/dev/null ||
@@ -29,6 +34,13 @@ install_missing() {
     require_root
     step "Installing ${packages[*]}"
     apt_install "${packages[@]}"
+}
+
+# What a build needs beside Rust: a linker, and for the crate devicemapper the kernel's structures as libdevmapper's
+# header has them, read by libclang.
+install_build() {
+    install_missing cc=gcc pkg-config=pkg-config /usr/include/libdevmapper.h=libdevmapper-dev \
+        '/usr/lib/llvm-*/lib/libclang*.so*=libclang1-14' '/usr/lib/llvm-*/lib/clang/*/include/stddef.h=libclang-common-14-dev'
 }
 
 # What hosts of the lab (docs/lab.md) are made of and have inside.

@@ -149,6 +149,14 @@ impl Error {
         self
     }
 
+    /// The same error to be told once more; its causes are part of the message then.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        let mut copy = Self::new(self.kind(), self.full_message());
+        copy.0.hint.clone_from(&self.0.hint);
+        copy
+    }
+
     /// What a caller can do.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

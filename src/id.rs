@@ -60,6 +60,10 @@ uuid_id! {
     OperationId
 }
 uuid_id! {
+    /// A pool of storage that volumes share.
+    PoolUuid
+}
+uuid_id! {
     /// One run of the kernel: changes at each boot (`/proc/sys/kernel/random/boot_id`).
     BootId
 }

@@ -97,6 +97,40 @@ impl fmt::Display for ByteSize {
     }
 }
 
+/// A share of a whole, from 0 to 100 hundredths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Percent(u8);
+
+impl Percent {
+    /// This share of `whole`, rounded down.
+    pub fn of(self, whole: u64) -> u64 {
+        // At most `whole`, which fits.
+        u64::try_from(u128::from(whole) * u128::from(self.0) / 100).unwrap_or(whole)
+    }
+}
+
+impl FromStr for Percent {
+    type Err = Error;
+
+    /// Accepts `10%` and `10`.
+    fn from_str(text: &str) -> Result<Self> {
+        let number = text.trim().trim_end_matches('%').trim_end();
+        number
+            .parse()
+            .ok()
+            .filter(|share| *share <= 100 && !number.starts_with('+'))
+            .map(Self)
+            .ok_or_else(|| Error::invalid(format!("{text:?} is not a share such as 10%")))
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,6 +166,16 @@ mod tests {
             [(10 << 30, "10G"), (3 << 29, "1.5G"), (7, "7B"), (1023, "1023B"), (1 << 20, "1M")]
         {
             assert_eq!(ByteSize::new(bytes).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_share_is_between_nothing_and_all() {
+        assert_eq!("10%".parse::<Percent>().unwrap().of(1000), 100);
+        assert_eq!("100".parse::<Percent>().unwrap().of(u64::MAX), u64::MAX);
+        assert_eq!("0 %".parse::<Percent>().unwrap().of(5), 0);
+        for text in ["", "%", "101%", "-1", "+1", "1.5%", "x"] {
+            assert!(text.parse::<Percent>().is_err(), "{text}");
         }
     }
 }

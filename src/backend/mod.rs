@@ -11,6 +11,7 @@ pub mod fault;
 mod locks;
 pub mod loopback;
 pub mod sim;
+pub mod thin;
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -23,7 +24,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::id::{Generation, SnapshotUuid, VolumeUuid};
+use crate::id::{Generation, PoolUuid, SnapshotUuid, VolumeUuid};
 use crate::model::{Outcome, Progress, Snapshot, Volume};
 use crate::name::BackendName;
 use crate::units::ByteSize;
@@ -223,6 +224,11 @@ pub trait Backend: Debug + Send + Sync {
     /// All volumes that the backend holds, whether the catalog knows them or not.
     async fn survey(&self) -> Result<Vec<Found>>;
 
+    /// Lets go of what only a running daemon needs; what is attached stays. Called once, last of all.
+    async fn stop(&self) -> Result<Outcome> {
+        Ok(Outcome::Unchanged)
+    }
+
     /// Snapshots and clones, if it has them.
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         None
@@ -230,6 +236,11 @@ pub trait Backend: Debug + Send + Sync {
 
     /// Growing, if it can.
     fn grow(&self) -> Option<&dyn Grow> {
+        None
+    }
+
+    /// The pool that its volumes share, if they do.
+    fn pool(&self) -> Option<&dyn Pooled> {
         None
     }
 
@@ -310,4 +321,91 @@ pub trait Extents: Debug + Send + Sync {
         base: SnapshotUuid,
         snapshot: SnapshotUuid,
     ) -> Result<Vec<Range<u64>>>;
+}
+
+/// A pool of room that volumes share: it can be looked at, made larger and mended.
+#[async_trait]
+pub trait Pooled: Debug + Send + Sync {
+    /// How full it is and how it is. Answers also for a pool that cannot be used.
+    async fn inspect_pool(&self) -> Result<PoolInfo>;
+
+    /// Makes its data `size` bytes large, or as large as its devices have become if no size is given;
+    /// its metadata grows along. Never smaller. Volumes stay in use.
+    async fn grow_pool(&self, size: Option<ByteSize>) -> Result<Outcome>;
+
+    /// Reads all of its metadata and says what is wrong and what to do. Changes nothing.
+    async fn check_pool(&self) -> Result<PoolCheck>;
+
+    /// Mends its metadata, of which a copy is kept. Fails with `InUse` while a volume is attached.
+    /// Gives what was done, as sentences.
+    async fn repair_pool(&self) -> Result<Vec<String>>;
+}
+
+/// A pool, as it is now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolInfo {
+    /// Which pool; none if that cannot be told.
+    pub uuid: Option<PoolUuid>,
+    /// What can be done with it.
+    pub state: PoolState,
+    /// What it lies on.
+    pub location: String,
+    /// The unit in which it gives out room, in bytes.
+    pub chunk_size: ByteSize,
+    /// Room for data; none if the pool cannot be asked.
+    pub data: Option<PoolLevel>,
+    /// Room for metadata; none if the pool cannot be asked.
+    pub metadata: Option<PoolLevel>,
+    /// Whether it becomes larger by itself when little is free.
+    pub grows: bool,
+    /// Volumes and snapshots in it.
+    pub devices: usize,
+    /// What an administrator should know or mend, as sentences.
+    pub warnings: Vec<String>,
+}
+
+/// How full a pool is, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolLevel {
+    /// Taken.
+    pub used: u64,
+    /// In all.
+    pub total: u64,
+}
+
+/// What can be done with a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PoolState {
+    /// Everything.
+    Active,
+    /// Its data is full: what finds no room waits or fails.
+    Full,
+    /// Nothing new can be written, made or deleted.
+    ReadOnly,
+    /// It is not used until it is mended.
+    Damaged,
+}
+
+impl PoolState {
+    /// One word for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Full => "full",
+            Self::ReadOnly => "read-only",
+            Self::Damaged => "damaged",
+        }
+    }
+}
+
+/// What a check of a pool has found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolCheck {
+    /// Its metadata is sound.
+    pub sound: bool,
+    /// What was found, as sentences.
+    pub findings: Vec<String>,
+    /// What to do, one step each, in order; empty if nothing has to be done.
+    pub advice: Vec<String>,
 }

@@ -8,7 +8,7 @@ use super::settings::Settings;
 use super::value::{LogFormat, LogLevel, NodeName, Value};
 use crate::error::Result;
 use crate::name::BackendName;
-use crate::units::ByteSize;
+use crate::units::{ByteSize, Percent};
 
 /// One key.
 #[derive(Debug)]
@@ -107,6 +107,22 @@ keys! {
         "The size of a volume that names none; an image takes only the room that is written.";
     loop_freeze_limit: Duration = "loop.freeze_limit", Text("10s"),
         "How long a mounted volume's writes may wait for a snapshot; one that needs longer is refused.";
+    thin_data: Option<PathBuf> = "thin.data", Text(""),
+        "The block device for the data of the pool of thin; turns the backend thin on.";
+    thin_metadata: Option<PathBuf> = "thin.metadata", Text(""),
+        "The block device for the pool's metadata; without it the one for the data is divided.";
+    thin_file: Option<PathBuf> = "thin.file", Text(""),
+        "The directory for a pool on files that grow, in place of devices; turns the backend thin on.";
+    thin_size: ByteSize = "thin.size", Text("100G"),
+        "The size of the data of a new pool on files; they take only the room that is written.";
+    thin_chunk_size: ByteSize = "thin.chunk_size", Text("64K"),
+        "The unit in which a new pool gives out room: 64K or a multiple of it, up to 1G.";
+    thin_default_size: ByteSize = "thin.default_size", Text("10G"),
+        "The size of a volume on thin that names none.";
+    thin_low_water: Percent = "thin.low_water", Text("20%"),
+        "A pool on files grows by itself when less than this share of its data is free.";
+    thin_min_free: Percent = "thin.min_free", Text("10%"),
+        "No volume or snapshot is made when less than this share of the pool is free.";
     log_level: LogLevel = "log.level", Text("info"),
         "How much the log tells.";
     log_format: LogFormat = "log.format", Text("text"),
@@ -122,6 +138,7 @@ pub(super) fn reference() -> String {
         String::from("| key | flag | variable | default | |\n| --- | --- | --- | --- | --- |\n");
     for key in KEYS {
         let fallback = match key.fallback {
+            Text("") => "none".to_owned(),
             Text(value) => format!("`{value}`"),
             Below(parent, leaf) => format!("`{leaf}` in `{parent}`"),
             HostName => "the host's name".to_owned(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::name::BackendName;
-use crate::units::ByteSize;
+use crate::units::{ByteSize, Percent};
 
 /// A kind of value.
 pub trait Value: Sized {
@@ -36,6 +36,31 @@ impl Value for PathBuf {
 
     fn json(&self) -> serde_json::Value {
         self.to_string_lossy().into()
+    }
+}
+
+impl Value for Option<PathBuf> {
+    const FORM: &'static str = "PATH";
+
+    /// Nothing is no path.
+    fn parse(text: &str) -> Result<Self> {
+        if text.is_empty() { Ok(None) } else { PathBuf::parse(text).map(Some) }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        self.as_ref().map_or(serde_json::Value::Null, Value::json)
+    }
+}
+
+impl Value for Percent {
+    const FORM: &'static str = "PERCENT";
+
+    fn parse(text: &str) -> Result<Self> {
+        text.parse()
+    }
+
+    fn json(&self) -> serde_json::Value {
+        self.to_string().into()
     }
 }
 

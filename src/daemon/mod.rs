@@ -18,6 +18,7 @@ use crate::api::server::Limits;
 use crate::api::{Gate, GateKeeper, admin, docker};
 use crate::backend::Backend;
 use crate::backend::loopback::{LoopBackend, LoopConfig};
+use crate::backend::thin::{ThinBackend, ThinConfig, ThinStorage};
 use crate::catalog::Catalog;
 use crate::clock;
 use crate::config::{self, Config, LogFormat, LogLevel};
@@ -182,7 +183,37 @@ async fn backends(config: &Config) -> Result<Vec<Arc<dyn Backend>>> {
         });
         backends.push(backend);
     }
+    if let Some(storage) = thin_storage(config)? {
+        let backend = ThinBackend::open(ThinConfig {
+            name: "thin".parse()?,
+            storage,
+            chunk_size: config.thin_chunk_size,
+            default_size: config.thin_default_size,
+            low_water: config.thin_low_water,
+            min_free: config.thin_min_free,
+            copies: config.state_dir.join("thin-metadata"),
+        });
+        backends.push(Arc::new(backend.await?));
+    }
     Ok(backends)
+}
+
+/// What the pool of `thin` lies on; nothing if that backend is off.
+fn thin_storage(config: &Config) -> Result<Option<ThinStorage>> {
+    match (&config.thin_data, &config.thin_metadata, &config.thin_file) {
+        (None, None, None) => Ok(None),
+        (Some(data), metadata, None) => {
+            Ok(Some(ThinStorage::Devices { data: data.clone(), metadata: metadata.clone() }))
+        }
+        (None, None, Some(directory)) => {
+            Ok(Some(ThinStorage::Files { directory: directory.clone(), size: config.thin_size }))
+        }
+        (None, Some(_), None) => Err(Error::invalid("thin.metadata is given without thin.data")),
+        (_, _, Some(_)) => {
+            Err(Error::invalid("thin.file is given beside thin.data or thin.metadata")
+                .hint("a pool lies on devices or on files"))
+        }
+    }
 }
 
 async fn start(config: &Config, choice: CatalogChoice) -> Result<Engine> {

@@ -39,6 +39,9 @@ use crate::name::{BackendName, VolumeName};
 use owner::Owners;
 use registry::Registry;
 
+/// How long a backend may take to let go of what it has.
+const BACKEND_STOP_LIMIT: Duration = Duration::from_secs(10);
+
 /// What an administrator decides about the engine.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
@@ -127,6 +130,15 @@ impl Engine {
         };
         if tokio::time::timeout(limit, idle).await.is_err() {
             tracing::warn!("operations still run; the next start will finish or undo them");
+            return;
+        }
+        for (name, backend) in &self.inner.backends {
+            let stopped = tokio::time::timeout(BACKEND_STOP_LIMIT, backend.stop()).await;
+            match stopped {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::warn!(backend = %name, "{}", error.full_message()),
+                Err(_) => tracing::warn!(backend = %name, "the backend does not stop in time"),
+            }
         }
     }
 

@@ -10,13 +10,20 @@ use nix::sys::stat::{Mode, SFlag, mknod};
 
 use crate::error::{Error, Result};
 
-/// Makes sure that `path` is the node of the block device with this number. A node that stands for
+/// The kind of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NodeKind {
+    Block,
+    Character,
+}
+
+/// Makes sure that `path` is the node of the device with this number. A node that stands for
 /// another device is of an earlier run of the kernel and is replaced.
-pub(crate) fn ensure(path: &Path, number: (u32, u32)) -> Result<()> {
+pub(crate) fn ensure(path: &Path, kind: NodeKind, number: (u32, u32)) -> Result<()> {
     let failed = |error| Error::io(format!("cannot make the node {}", path.display()), error);
     let wanted = makedev(number.0, number.1);
     match path.symlink_metadata() {
-        Ok(meta) if stands_for(&meta, wanted) => return Ok(()),
+        Ok(meta) if stands_for(&meta, kind, wanted) => return Ok(()),
         Ok(meta) if meta.file_type().is_block_device() || meta.file_type().is_char_device() => {
             std::fs::remove_file(path).map_err(failed)?;
         }
@@ -28,19 +35,27 @@ pub(crate) fn ensure(path: &Path, number: (u32, u32)) -> Result<()> {
         }
         Err(error) => return Err(failed(error)),
     }
-    match mknod(path, SFlag::S_IFBLK, Mode::S_IRUSR | Mode::S_IWUSR, wanted) {
+    let flag = match kind {
+        NodeKind::Block => SFlag::S_IFBLK,
+        NodeKind::Character => SFlag::S_IFCHR,
+    };
+    match mknod(path, flag, Mode::S_IRUSR | Mode::S_IWUSR, wanted) {
         Ok(()) => Ok(()),
         // Somebody was faster; it has to be the same device.
         Err(Errno::EEXIST) => match path.symlink_metadata() {
-            Ok(meta) if stands_for(&meta, wanted) => Ok(()),
+            Ok(meta) if stands_for(&meta, kind, wanted) => Ok(()),
             _ => Err(failed(Errno::EEXIST.into())),
         },
         Err(errno) => Err(failed(errno.into())),
     }
 }
 
-fn stands_for(meta: &std::fs::Metadata, number: dev_t) -> bool {
-    meta.file_type().is_block_device() && meta.rdev() == number
+fn stands_for(meta: &std::fs::Metadata, kind: NodeKind, number: dev_t) -> bool {
+    let is_kind = match kind {
+        NodeKind::Block => meta.file_type().is_block_device(),
+        NodeKind::Character => meta.file_type().is_char_device(),
+    };
+    is_kind && meta.rdev() == number
 }
 
 /// The number of the block device that `path` stands for; links are followed.

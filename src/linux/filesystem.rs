@@ -26,7 +26,7 @@ const DEVICE_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) fn is_blank(device: &Path) -> Result<bool> {
     let failed = |error| Error::io(format!("cannot read {}", device.display()), error);
     let file = File::open(device).map_err(failed)?;
-    let size = size_of_open(&file).map_err(failed)?;
+    let size = size_of_device(&file).map_err(failed)?;
     if size == 0 {
         return Err(Error::corrupt(format!("{} has no size", device.display())));
     }
@@ -42,7 +42,8 @@ pub(crate) fn is_blank(device: &Path) -> Result<bool> {
     Ok(true)
 }
 
-fn size_of_open(mut file: &File) -> std::io::Result<u64> {
+/// The size of an open device in bytes.
+pub(crate) fn size_of_device(mut file: &File) -> std::io::Result<u64> {
     use std::io::{Seek, SeekFrom};
     file.seek(SeekFrom::End(0))
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::libc::c_int;
 
-use super::device_node;
+use super::device_node::{self, NodeKind};
 use crate::error::{Error, ErrorKind, Result};
 
 const LOOP_GET_STATUS64: u64 = 0x4C05;
@@ -271,7 +271,7 @@ fn error_is_gone(error: &Error) -> bool {
 /// Opens the device's node, made where nothing makes it for us.
 fn open_node(index: u32) -> Result<File> {
     let path = device_path(index);
-    device_node::ensure(&path, (LOOP_MAJOR, index))?;
+    device_node::ensure(&path, NodeKind::Block, (LOOP_MAJOR, index))?;
     File::options()
         .read(true)
         .write(true)

@@ -3,6 +3,7 @@
 
 pub(crate) mod blocking;
 pub(crate) mod copy;
+pub(crate) mod device_mapper;
 pub(crate) mod device_node;
 pub(crate) mod durable;
 pub(crate) mod fiemap;
@@ -15,6 +16,7 @@ pub(crate) mod loop_image;
 mod mount;
 mod mountinfo;
 mod process;
+mod thin_tools;
 mod users;
 
 use std::fmt::Debug;
@@ -30,10 +32,12 @@ use crate::model::Outcome;
 use crate::options::{FilesystemKind, Ownership};
 
 pub(crate) use filesystem::usage as filesystem_usage;
+pub(crate) use filesystem::{is_blank, size_of_device};
 pub use host::LinuxHost;
 pub use lock::LockFile;
 pub(crate) use mount::is_mounted;
 pub use process::Program;
+pub(crate) use thin_tools::{check_thin_metadata, clear_needs_check, repair_thin_metadata};
 
 /// A filesystem to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]

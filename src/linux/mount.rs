@@ -137,8 +137,10 @@ fn try_open_filesystem(request: &MountRequest, options: &Options<'_>) -> Result<
     fsconfig_create(&context).map_err(|errno| {
         let error = reason(&context, "the kernel refused", errno);
         match errno {
+            // Older kernels look at the options of some filesystems only now.
             rustix::io::Errno::INVAL if !options.are_ours => error
                 .with_kind(ErrorKind::Invalid)
+                .context(format!("with the mount options {}", request.options.join(",")))
                 .hint("check the volume's mount-options; dmesg may say more"),
             rustix::io::Errno::INVAL | rustix::io::Errno::UCLEAN | rustix::io::Errno::BADMSG => {
                 error.with_kind(ErrorKind::Corrupt).hint("dmesg may say more")

@@ -47,6 +47,8 @@ programs! {
     Btrfs => "btrfs" from "btrfs-progs",
     Btrfstune => "btrfstune" from "btrfs-progs",
     MkfsBtrfs => "mkfs.btrfs" from "btrfs-progs",
+    ThinCheck => "thin_check" from "thin-provisioning-tools",
+    ThinRepair => "thin_repair" from "thin-provisioning-tools",
 }
 
 /// Where distributions keep them, whatever PATH the daemon was started with.

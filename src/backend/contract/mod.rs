@@ -127,28 +127,35 @@ impl InUse {
     }
 }
 
+/// The record of a new volume of a block backend.
+pub fn volume_on(backend: &dyn Backend, uuid: VolumeUuid, name: &str) -> Volume {
+    Volume {
+        uuid,
+        name: name.parse().unwrap(),
+        backend: backend.name().clone(),
+        generation: Generation::FIRST,
+        state: VolumeState::Ready,
+        content: Content::Blank,
+        size: backend.default_size(),
+        grow_pending: false,
+        filesystem: Some(FilesystemKind::Ext4),
+        mkfs_options: Vec::new(),
+        mount_options: Vec::new(),
+        ownership: Default::default(),
+        read_only: false,
+        on_remove: Default::default(),
+        options: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        created: Timestamp::UNIX_EPOCH,
+    }
+}
+
 impl Trial {
     /// The record of a new volume.
     pub fn volume(&self, name: &str) -> Volume {
-        Volume {
-            uuid: VolumeUuid::from_uuid(self.entropy.uuid()),
-            name: name.parse().unwrap(),
-            backend: self.backend.name().clone(),
-            generation: Generation::FIRST,
-            state: VolumeState::Ready,
-            content: Content::Blank,
-            size: Some(self.size),
-            grow_pending: false,
-            filesystem: Some(self.filesystem),
-            mkfs_options: Vec::new(),
-            mount_options: Vec::new(),
-            ownership: Default::default(),
-            read_only: false,
-            on_remove: Default::default(),
-            options: BTreeMap::new(),
-            labels: BTreeMap::new(),
-            created: Timestamp::UNIX_EPOCH,
-        }
+        let uuid = VolumeUuid::from_uuid(self.entropy.uuid());
+        let filesystem = Some(self.filesystem);
+        Volume { size: Some(self.size), filesystem, ..volume_on(&*self.backend, uuid, name) }
     }
 
     /// A new id for a snapshot.

@@ -1,0 +1,433 @@
+//! The pool in the kernel: activated over its storage, asked, told and grown.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::sync::{Mutex, RwLock};
+use std::time::Duration;
+
+use super::ThinConfig;
+use super::header::{Header, Progress};
+use super::ids::{Index, Ledger};
+use super::names::Names;
+use super::records::{RECORDS_ID, RECORDS_SIZE, Records};
+use super::status::{METADATA_BLOCK, PoolStatus};
+use super::storage::{Area, Found, Storage};
+use crate::clock::{Entropy as _, System};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::PoolUuid;
+use crate::linux::device_mapper::{DeviceMapper, Identity, Line, Mapped, SECTOR, Target};
+use crate::linux::{blocking, check_thin_metadata};
+use crate::model::Outcome;
+use crate::thin_metadata::Metadata;
+use crate::units::ByteSize;
+
+/// For what asks the kernel or writes a little.
+const QUICK: Duration = Duration::from_secs(60);
+
+/// A pool that is active.
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub(super) mapper: DeviceMapper,
+    pub(super) names: Names,
+    pub(super) config: ThinConfig,
+    pub(super) storage: Storage,
+    header: Header,
+    /// The right to change which thin devices there are, and the records of them.
+    pub(super) ledger: Mutex<Ledger>,
+    /// The thin devices as recorded, for those who only look.
+    pub(super) index: RwLock<Index>,
+    /// The metadata snapshot, of which there can be one.
+    pub(super) metadata_snapshot: Mutex<()>,
+    /// One change of the pool's size or table at a time.
+    growth: Mutex<()>,
+}
+
+/// A pool's storage, before the kernel is told of the pool.
+#[derive(Debug)]
+pub(super) struct Opened {
+    mapper: DeviceMapper,
+    pub(super) names: Names,
+    config: ThinConfig,
+    storage: Storage,
+    header: Header,
+    pub(super) is_active: bool,
+}
+
+impl Pool {
+    /// Activates the pool, or takes over the one that an earlier run left active. One that is not there
+    /// yet is made, on devices that are blank.
+    ///
+    /// # Errors
+    /// `InUse` if another daemon has it, `Conflict` if the devices hold something else, `Corrupt` if
+    /// its metadata is damaged.
+    pub(super) async fn open(config: ThinConfig) -> Result<Self> {
+        let opened = blocking::run("opening the pool", QUICK, move || Opened::new(config)).await?;
+        // An active pool changes its metadata, and was checked when it was activated.
+        if !opened.is_active && opened.header.progress == Progress::Made {
+            let device = opened.metadata_path()?;
+            check_thin_metadata(&device).await.map_err(|error| {
+                error
+                    .context(format!(
+                        "the metadata of pool {} is not sound, and the pool is not activated",
+                        opened.names.pool_uuid()
+                    ))
+                    .hint("see: holdfast pool check")
+            })?;
+        }
+        blocking::run("activating the pool", QUICK, move || opened.activate()).await
+    }
+
+    /// The size of a chunk.
+    pub(super) fn chunk_size(&self) -> ByteSize {
+        self.header.chunk_size
+    }
+
+    /// The node of the device with the metadata.
+    pub(super) fn metadata_path(&self) -> Result<PathBuf> {
+        metadata_path(&self.mapper, self.names)
+    }
+
+    /// What the kernel says of the pool now.
+    pub(super) fn status(&self) -> Result<PoolStatus> {
+        status(&self.mapper, self.names)
+    }
+
+    /// Sends the pool a message.
+    pub(super) fn message(&self, text: &str) -> Result<()> {
+        self.mapper.message(&self.names.pool().uuid, text)
+    }
+
+    /// Fails if the pool is too full, or too broken, to take anything new.
+    pub(super) fn require_room(&self) -> Result<()> {
+        let status = self.status()?;
+        let chunk = self.chunk_size().bytes();
+        let share = self.config.min_free;
+        for (what, level, unit) in
+            [("data", status.data, chunk), ("metadata", status.metadata, METADATA_BLOCK)]
+        {
+            if level.free() < share.of(level.total) {
+                return Err(Error::out_of_space(format!(
+                    "the pool {} has only {} of {what} free, less than {share} of {}",
+                    self.config.name,
+                    ByteSize::new(level.free().saturating_mul(unit)),
+                    ByteSize::new(level.total.saturating_mul(unit)),
+                ))
+                .hint("grow it (`holdfast pool grow SIZE`), or remove volumes or snapshots"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Activates a thin device.
+    pub(super) fn activate_thin(
+        &self,
+        identity: &Identity,
+        id: u32,
+        size: ByteSize,
+    ) -> Result<Mapped> {
+        let pool = self.names.pool();
+        let pool = self.mapper.find(&pool.uuid)?.ok_or_else(|| gone(&pool))?;
+        let table = [thin_table(pool.number, id, size)];
+        // A growth that a crash cut off has the new size in the records alone.
+        if let Some(device) = self.mapper.find(&identity.uuid)?
+            && device.has_table
+        {
+            let now = self.mapper.table(&identity.uuid)?;
+            if differs_in_length_only(&now, &table[0]) {
+                self.mapper.reload(&identity.uuid, &table)?;
+            }
+        }
+        self.mapper.activate(identity, &table)
+    }
+
+    /// Makes the pool's data `size` bytes large, or as large as its devices have become if none is
+    /// given. Never smaller.
+    pub(super) fn grow(&self, size: Option<ByteSize>) -> Result<Outcome> {
+        let _growth = self.growth.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(size) = size {
+            let chunk = self.chunk_size();
+            let whole = size.round_up(chunk.bytes());
+            let whole = whole.ok_or_else(|| Error::invalid(format!("{size} is too large")))?;
+            if self.storage.grow_files(whole, chunk)?.is_none() {
+                let (_, data) = self.storage.areas(&self.header)?;
+                if data.length < size.bytes() {
+                    return Err(Error::invalid(format!(
+                        "the pool's device has room for {} and not for {size}",
+                        ByteSize::new(data.length)
+                    ))
+                    .hint("make the device larger first, then run this again"));
+                }
+            }
+        }
+        let (metadata, data) = self.storage.areas(&self.header)?;
+        let grown = [
+            show(&self.mapper, &self.names.metadata(), metadata)?,
+            show(&self.mapper, &self.names.data(), data)?,
+            self.show_pool()?,
+        ];
+        Ok(if grown.contains(&Outcome::Changed) { Outcome::Changed } else { Outcome::Unchanged })
+    }
+
+    /// Gives the pool the table that its storage and its fullness ask for.
+    pub(super) fn show_pool(&self) -> Result<Outcome> {
+        let can_grow = self.can_grow()?;
+        show_pool(&self.mapper, self.names, &self.config, self.chunk_size(), can_grow)
+    }
+
+    /// Whether a full pool will have room again without anybody's doing: then writes wait for it.
+    pub(super) fn can_grow(&self) -> Result<bool> {
+        Ok(self.storage.room_below()?.is_some_and(|room| room > self.chunk_size().bytes()))
+    }
+}
+
+impl Pool {
+    /// The devices of volumes that are attached.
+    pub(super) fn attached(&self) -> Result<Vec<Mapped>> {
+        let own = self.names.own();
+        let mut devices = self.mapper.list(&self.names.prefix())?;
+        devices.retain(|device| !own.contains(&device.identity));
+        Ok(devices)
+    }
+
+    /// Takes the pool and what lies below it out of the kernel, if no volume is attached.
+    pub(super) fn deactivate(self) -> Result<Outcome> {
+        let attached = self.attached()?;
+        let Self { mapper, names, ledger, storage, .. } = self;
+        // Closes the records.
+        drop(ledger);
+        if !attached.is_empty() {
+            return Ok(Outcome::Unchanged);
+        }
+        for identity in names.own() {
+            mapper.remove(&identity.uuid)?.ignore();
+        }
+        drop(storage);
+        Ok(Outcome::Changed)
+    }
+}
+
+impl Opened {
+    /// Opens the storage and makes its two parts devices.
+    pub(super) fn new(config: ThinConfig) -> Result<Self> {
+        let mapper = DeviceMapper::open()?;
+        let storage = Storage::open(&config.storage, config.chunk_size)?;
+        let header = match storage.look()? {
+            Found::Ours(header) => header,
+            Found::Blank => {
+                storage.require_blank()?;
+                let pool = PoolUuid::from_uuid(System.uuid());
+                let role = storage.plan(config.chunk_size)?;
+                let header = Header::new(pool, role, config.chunk_size);
+                storage.areas(&header)?;
+                header
+            }
+        };
+        let names = Names::new(header.pool);
+        // First of all: everybody who writes to a suspended device hangs.
+        for device in mapper.list(&names.prefix())? {
+            if device.suspended && device.has_table {
+                tracing::warn!(device = device.identity.name, "resuming a suspended device");
+                mapper.resume(&device.identity.uuid)?;
+            }
+        }
+        if header.progress == Progress::Begun {
+            // What an earlier try left in the kernel.
+            for identity in names.own() {
+                mapper.remove(&identity.uuid)?.ignore();
+            }
+            storage.write_headers(&header)?;
+        }
+        let (metadata, data) = storage.areas(&header)?;
+        show(&mapper, &names.metadata(), metadata)?.ignore();
+        show(&mapper, &names.data(), data)?.ignore();
+        let is_active = mapper.find(&names.pool().uuid)?.is_some_and(|pool| pool.has_table);
+        Ok(Self { mapper, names, config, storage, header, is_active })
+    }
+
+    /// The node of the device with the metadata.
+    pub(super) fn metadata_path(&self) -> Result<PathBuf> {
+        metadata_path(&self.mapper, self.names)
+    }
+
+    fn activate(self) -> Result<Pool> {
+        let Self { mapper, names, config, storage, mut header, .. } = self;
+        let chunk = header.chunk_size;
+        let metadata = names.metadata();
+        let metadata = mapper.find(&metadata.uuid)?.ok_or_else(|| gone(&metadata))?.path();
+        let is_new = header.progress == Progress::Begun;
+        match is_new {
+            // The kernel makes a pool where this block holds zeros.
+            true => wipe_superblock(&metadata)?,
+            // ... and would make one over a damaged one as well.
+            false => Metadata::open(&metadata).map(drop).map_err(|error| {
+                error.context(format!("pool {} cannot be activated", names.pool_uuid()))
+            })?,
+        }
+        let can_grow = storage.room_below()?.is_some();
+        show_pool(&mapper, names, &config, chunk, can_grow)?.ignore();
+        if status(&mapper, names)?.holds_metadata_snapshot {
+            mapper.message(&names.pool().uuid, "release_metadata_snap")?;
+        }
+        if is_new {
+            match mapper.message(&names.pool().uuid, &format!("create_thin {RECORDS_ID}")) {
+                Err(error) if error.kind() != ErrorKind::Conflict => return Err(error),
+                _ => {}
+            }
+        }
+        let pool = mapper.find(&names.pool().uuid)?.ok_or_else(|| gone(&names.pool()))?;
+        let table = [thin_table(pool.number, RECORDS_ID, RECORDS_SIZE)];
+        let device = open_exclusively(&mapper.activate(&names.records(), &table)?)?;
+        let records = match is_new {
+            true => Records::create(device)?,
+            false => Records::open(device)?,
+        };
+        if is_new {
+            header.progress = Progress::Made;
+            storage.write_headers(&header)?;
+        }
+        let (ledger, index) = Ledger::load(records)?;
+        let pool = Pool {
+            mapper,
+            names,
+            config,
+            storage,
+            header,
+            ledger: Mutex::new(ledger),
+            index: RwLock::new(index),
+            metadata_snapshot: Mutex::default(),
+            growth: Mutex::default(),
+        };
+        pool.reconcile()?;
+        Ok(pool)
+    }
+}
+
+fn metadata_path(mapper: &DeviceMapper, names: Names) -> Result<PathBuf> {
+    let identity = names.metadata();
+    let device = mapper.find(&identity.uuid)?;
+    device.map(|device| device.path()).ok_or_else(|| gone(&identity))
+}
+
+fn status(mapper: &DeviceMapper, names: Names) -> Result<PoolStatus> {
+    match &mapper.status(&names.pool().uuid)?[..] {
+        [Line { parameters, .. }] => PoolStatus::parse(parameters),
+        _ => Err(Error::corrupt("the pool's device is not one pool")),
+    }
+}
+
+/// Makes a part of the storage a device, or the device that it is already as large as the part.
+fn show(mapper: &DeviceMapper, identity: &Identity, area: Area) -> Result<Outcome> {
+    let table = area.table();
+    if let Some(device) = mapper.find(&identity.uuid)?
+        && device.has_table
+    {
+        let now = mapper.table(&identity.uuid)?;
+        match &now[..] {
+            [line] if differs_in_length_only(&now, &table[0]) => {
+                if line.length > table[0].length {
+                    return Err(Error::corrupt(format!(
+                        "what {} lies on has become smaller",
+                        identity.name
+                    ))
+                    .hint("make the device as large again as it was"));
+                }
+                mapper.reload(&identity.uuid, &table)?;
+                return Ok(Outcome::Changed);
+            }
+            _ => {}
+        }
+    }
+    mapper.activate(identity, &table)?;
+    Ok(Outcome::Unchanged)
+}
+
+/// Whether the kernel has this target at another length.
+fn differs_in_length_only(now: &[Line], target: &Target) -> bool {
+    matches!(now, [line] if line.start == target.start
+        && line.kind == target.kind
+        && line.parameters.trim() == target.parameters
+        && line.length != target.length)
+}
+
+/// Activates the pool over its two devices, or gives the active one the right table.
+fn show_pool(
+    mapper: &DeviceMapper,
+    names: Names,
+    config: &ThinConfig,
+    chunk_size: ByteSize,
+    waits_for_room: bool,
+) -> Result<Outcome> {
+    let pool = names.pool();
+    let part = |identity: Identity| mapper.find(&identity.uuid)?.ok_or_else(|| gone(&identity));
+    let (metadata, data) = (part(names.metadata())?, part(names.data())?);
+    let length: u64 = mapper.table(&names.data().uuid)?.iter().map(|line| line.length).sum();
+    let chunk = chunk_size.bytes() / SECTOR;
+    let length = length / chunk.max(1) * chunk;
+    let low_water = config.low_water.of(length / chunk.max(1));
+    let features = if waits_for_room { "0" } else { "1 error_if_no_space" };
+    let devices = format!(
+        "{}:{} {}:{} {chunk} ",
+        metadata.number.0, metadata.number.1, data.number.0, data.number.1
+    );
+    let parameters = format!("{devices}{low_water} {features}");
+    let table = [Target { start: 0, length, kind: "thin-pool", parameters }];
+    let Some(active) = mapper.find(&pool.uuid)?.filter(|device| device.has_table) else {
+        mapper.activate(&pool, &table)?;
+        return Ok(Outcome::Changed);
+    };
+    let now = mapper.table(&pool.uuid)?;
+    let ours = matches!(&now[..], [line] if line.kind == "thin-pool"
+        && line.parameters.starts_with(&devices)
+        && line.length <= length);
+    if !ours {
+        return Err(Error::corrupt(format!(
+            "the device {} is not the pool of these devices",
+            active.identity.name
+        ))
+        .hint(format!("see: dmsetup table {}", active.identity.name)));
+    }
+    if mapper.has_table(&pool.uuid, &table)? {
+        return Ok(Outcome::Unchanged);
+    }
+    mapper.reload(&pool.uuid, &table)?;
+    Ok(Outcome::Changed)
+}
+
+fn thin_table(pool: (u32, u32), id: u32, size: ByteSize) -> Target {
+    Target {
+        start: 0,
+        length: size.bytes() / SECTOR,
+        kind: "thin",
+        parameters: format!("{}:{} {id}", pool.0, pool.1),
+    }
+}
+
+/// Opens the device with the records, which no other process may have open meanwhile.
+fn open_exclusively(device: &Mapped) -> Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(nix::libc::O_EXCL)
+        .open(device.path())
+        .map_err(|error| {
+            Error::io("the pool's records are in use", error)
+                .hint("one daemon uses a pool at a time")
+        })
+}
+
+fn wipe_superblock(metadata: &std::path::Path) -> Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .open(metadata)
+        .and_then(|file| {
+            file.write_all_at(&[0; 4096], 0)?;
+            file.sync_all()
+        })
+        .map_err(|error| Error::io(format!("cannot write {}", metadata.display()), error))
+}
+
+fn gone(identity: &Identity) -> Error {
+    Error::not_found(format!("the device {} has gone", identity.name))
+        .hint("start the daemon again")
+}

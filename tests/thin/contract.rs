@@ -1,0 +1,149 @@
+//! What every backend promises, of the thin backend.
+
+use crate::common::lab::Lab;
+
+/// Runs the contract's tests for one filesystem in a host.
+#[track_caller]
+fn keeps_the_contract(filesystem: &str) {
+    let lab = Lab::new();
+    let modules = ["dm-thin-pool", "loop", "xfs", "btrfs"];
+    let host = lab.host("a").memory(6144).modules(&modules).boot();
+    host.run_tests(&format!("contract::in_lab::{filesystem}::"));
+}
+
+#[test]
+fn ext4_volumes_keep_the_contract() {
+    keeps_the_contract("ext4");
+}
+
+#[test]
+fn xfs_volumes_keep_the_contract() {
+    keeps_the_contract("xfs");
+}
+
+#[test]
+fn btrfs_volumes_keep_the_contract() {
+    keeps_the_contract("btrfs");
+}
+
+mod in_lab {
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use async_trait::async_trait;
+    use holdfast::backend::contract::{RawContent, Trial, device_of, progress, volume_on};
+    use holdfast::backend::thin::{ThinBackend, ThinConfig, ThinStorage};
+    use holdfast::backend::{Backend, ContentRef, Snapshots};
+    use holdfast::clock::{Entropy, System};
+    use holdfast::error::ErrorKind;
+    use holdfast::id::{SnapshotUuid, VolumeUuid};
+    use holdfast::linux::LinuxHost;
+    use holdfast::model::Volume;
+    use holdfast::options::FilesystemKind;
+    use holdfast::units::ByteSize;
+
+    use crate::common::lab::assert_inside;
+
+    fn config(directory: &Path) -> ThinConfig {
+        ThinConfig {
+            name: "thin".parse().unwrap(),
+            storage: ThinStorage::Files { directory: directory.to_owned(), size: ByteSize::new(4 << 30) },
+            chunk_size: ByteSize::new(64 << 10),
+            default_size: ByteSize::GIB,
+            low_water: "20%".parse().unwrap(),
+            min_free: "10%".parse().unwrap(),
+            copies: directory.join("copies"),
+        }
+    }
+
+    /// A directory with a pool in it, which ends before its files do.
+    struct Place {
+        backend: Arc<ThinBackend>,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let stopped = tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current().block_on(self.backend.stop())
+            });
+            if let Err(error) = stopped {
+                eprintln!("the pool stays: {}", error.full_message());
+            }
+        }
+    }
+
+    async fn trial(filesystem: FilesystemKind) -> (Trial, Place) {
+        assert_inside();
+        let directory = tempfile::tempdir().unwrap();
+        let scratch = directory.path().join("mounts");
+        std::fs::create_dir(&scratch).unwrap();
+        let backend =
+            Arc::new(ThinBackend::open(config(&directory.path().join("thin"))).await.unwrap());
+        let trial = Trial {
+            backend: Arc::clone(&backend) as Arc<dyn Backend>,
+            host: Arc::new(LinuxHost::new().unwrap()),
+            entropy: Arc::new(System),
+            raw: Arc::new(Devices(Arc::clone(&backend))),
+            scratch,
+            filesystem,
+            size: ByteSize::new(match filesystem {
+                FilesystemKind::Ext4 => 16 << 20,
+                FilesystemKind::Xfs => filesystem.smallest().bytes(),
+                // The kernel grows none to less than this.
+                FilesystemKind::Btrfs => 256 << 20,
+            }),
+        };
+        (trial, Place { backend, _directory: directory })
+    }
+
+    /// Devices; a snapshot is read through a volume that is made of it.
+    #[derive(Debug)]
+    struct Devices(Arc<ThinBackend>);
+
+    #[async_trait]
+    impl RawContent for Devices {
+        async fn write(&self, device: &Path, at: u64, bytes: &[u8]) {
+            let file = std::fs::File::options().write(true).open(device).unwrap();
+            file.write_all_at(bytes, at).unwrap();
+            file.sync_all().unwrap();
+        }
+
+        async fn read_snapshot(&self, volume: VolumeUuid, snapshot: SnapshotUuid) -> Vec<u8> {
+            let source = ContentRef::Snapshot { volume, snapshot };
+            // The smallest volume that takes the snapshot has its size.
+            for mebibytes in 1.. {
+                let uuid = VolumeUuid::from_uuid(System.uuid());
+                let size = Some(ByteSize::new(mebibytes << 20));
+                let copy = Volume { size, ..volume_on(&*self.0, uuid, "copy") };
+                let made = self.0.create_from(source, &copy, &progress(), None).await;
+                match made {
+                    Err(error) if error.kind() == ErrorKind::Invalid => continue,
+                    made => made.unwrap().ignore(),
+                }
+                let attachment = self.0.attach((&copy).into()).await.unwrap();
+                let bytes = std::fs::read(device_of(&attachment)).unwrap();
+                self.0.detach((&copy).into()).await.unwrap().ignore();
+                self.0.delete(copy.uuid).await.unwrap().ignore();
+                return bytes;
+            }
+            unreachable!("a snapshot of any size");
+        }
+    }
+
+    mod ext4 {
+        use super::*;
+        holdfast::backend_contract!(trial(FilesystemKind::Ext4).await);
+    }
+
+    mod xfs {
+        use super::*;
+        holdfast::backend_contract!(trial(FilesystemKind::Xfs).await);
+    }
+
+    mod btrfs {
+        use super::*;
+        holdfast::backend_contract!(trial(FilesystemKind::Btrfs).await);
+    }
+}

@@ -1,0 +1,9 @@
+//! The thin backend, on real kernels: each test boots hosts of its own (`docs/lab.md`).
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed helper is a failed test")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod contract;
+mod daemon;
