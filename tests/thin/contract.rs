@@ -48,7 +48,10 @@ mod in_lab {
     fn config(directory: &Path) -> ThinConfig {
         ThinConfig {
             name: "thin".parse().unwrap(),
-            storage: ThinStorage::Files { directory: directory.to_owned(), size: ByteSize::new(4 << 30) },
+            storage: ThinStorage::Files {
+                directory: directory.to_owned(),
+                size: ByteSize::new(4 << 30),
+            },
             chunk_size: ByteSize::new(64 << 10),
             default_size: ByteSize::GIB,
             low_water: "20%".parse().unwrap(),
