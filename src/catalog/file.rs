@@ -45,12 +45,22 @@ pub(super) struct CatalogFile {
 }
 
 impl CatalogFile {
+    /// Opens the catalog that is there.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        Self::open_with(path, MIGRATIONS)
+        let mut file = Self { path: path.to_owned(), database: None, migrations: MIGRATIONS };
+        file.connect()?;
+        Ok(file)
     }
 
-    pub(super) fn open_with(path: &Path, migrations: &'static [Migration]) -> Result<Self> {
+    pub(super) fn open_or_make(path: &Path) -> Result<Self> {
+        Self::open_or_make_with(path, MIGRATIONS)
+    }
+
+    pub(super) fn open_or_make_with(path: &Path, migrations: &'static [Migration]) -> Result<Self> {
         let mut file = Self { path: path.to_owned(), database: None, migrations };
+        if !file.is_there()? {
+            file.create()?;
+        }
         file.connect()?;
         Ok(file)
     }
@@ -70,11 +80,19 @@ impl CatalogFile {
         self.migrations.len() as u64 + 1
     }
 
+    /// What cannot be looked at is not absent: an empty catalog in its place would deny every volume.
+    fn is_there(&self) -> Result<bool> {
+        self.path.try_exists().map_err(|error| {
+            Error::io(format!("cannot look at the catalog {}", self.path.display()), error)
+        })
+    }
+
     fn connect(&mut self) -> Result<()> {
         // redb allows one opening per process.
         self.database = None;
-        if !self.path.exists() {
-            self.create()?;
+        if !self.is_there()? {
+            return Err(Error::unavailable(format!("the catalog {} is gone", self.path.display()))
+                .hint("put it back, or restart the daemon, which makes a new one of what the backends hold"));
         }
         let database = Database::builder()
             .set_cache_size(CACHE_BYTES)

@@ -59,7 +59,18 @@ impl Catalog {
     /// `Corrupt` if it is damaged, `Unsupported` if a newer version wrote it, `InUse` if another
     /// process has it open.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut file = CatalogFile::open(path)?;
+        Self::serve(CatalogFile::open_or_make(path)?)
+    }
+
+    /// Opens the catalog at `path`, and makes none.
+    ///
+    /// # Errors
+    /// `Unavailable` if there is none; else like [`Catalog::open`].
+    pub fn open_existing(path: &Path) -> Result<Self> {
+        Self::serve(CatalogFile::open(path)?)
+    }
+
+    fn serve(mut file: CatalogFile) -> Result<Self> {
         let state = Arc::new(RwLock::new(file.load()?));
         let (writer, commits) = mpsc::channel();
         let shared = Arc::clone(&state);

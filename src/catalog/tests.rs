@@ -105,7 +105,7 @@ fn a_second_opening_a_damaged_and_a_newer_catalog_are_clear_errors() {
     fn nothing(_: &redb::WriteTransaction) -> Result<()> {
         Ok(())
     }
-    let newer = CatalogFile::open_with(&path, &[nothing]).unwrap();
+    let newer = CatalogFile::open_or_make_with(&path, &[nothing]).unwrap();
     drop(newer);
     assert!(directory.path().join("catalog.format-1.redb").exists(), "a migration keeps a copy");
     let error = Catalog::open(&path).unwrap_err();
@@ -123,4 +123,25 @@ fn a_second_opening_a_damaged_and_a_newer_catalog_are_clear_errors() {
             Ok(_) => panic!("{} bytes of nonsense passed for a catalog", damage.len()),
         }
     }
+}
+
+#[test]
+fn a_catalog_that_has_gone_is_an_error_and_not_an_empty_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("catalog.redb");
+    assert_eq!(Catalog::open_existing(&path).unwrap_err().kind(), ErrorKind::Unavailable);
+    let mut file = CatalogFile::open_or_make(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(file.reopen().map(drop).unwrap_err().kind(), ErrorKind::Unavailable);
+    let written = file.write(&[], &State::default()).map(drop);
+    assert_eq!(written.unwrap_err().kind(), ErrorKind::Unavailable, "nor by the next write");
+    assert!(!path.exists());
+
+    // What cannot be looked at may be there.
+    let behind_a_file = directory.path().join("file/catalog.redb");
+    std::fs::write(directory.path().join("file"), "").unwrap();
+    assert!(Catalog::open(&behind_a_file).is_err());
+    std::os::unix::fs::symlink("loop", directory.path().join("loop")).unwrap();
+    let error = Catalog::open(&directory.path().join("loop/catalog.redb")).unwrap_err();
+    assert!(error.full_message().contains("cannot look at"), "{}", error.full_message());
 }

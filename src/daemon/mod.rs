@@ -235,7 +235,7 @@ async fn start(config: &Config, choice: CatalogChoice) -> Result<Engine> {
             tracing::warn!("not taken into the catalog: {left}");
         }
     }
-    let opened = tokio::task::spawn_blocking(move || Catalog::open(&path)).await;
+    let opened = tokio::task::spawn_blocking(move || Catalog::open_existing(&path)).await;
     let catalog = opened
         .map_err(|error| Error::internal("opening the catalog broke off").caused_by(error))??;
     let host = LinuxHost::new()?;
