@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use holdfast::catalog::{Catalog, Change};
-use holdfast::id::{Generation, VolumeUuid};
+use holdfast::id::{Generation, StorageId, VolumeUuid};
 use holdfast::model::{Content, Volume, VolumeState};
 use holdfast::options::{FilesystemKind, OnRemove, Ownership};
 use holdfast::units::ByteSize;
@@ -144,7 +144,10 @@ fn spawn_daemon(root: &Path) -> Child {
 /// A state directory whose catalog has `count` volumes; there is nothing behind them.
 fn state_with(count: u128) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
-    std::fs::create_dir_all(root.path().join("state")).unwrap();
+    let images = root.path().join("state/loop");
+    std::fs::create_dir_all(&images).unwrap();
+    let storage = StorageId::from_uuid(uuid::Uuid::from_u128(7));
+    std::fs::write(images.join(".id"), storage.to_string()).unwrap();
     let catalog = Catalog::open(&root.path().join("state/catalog.redb")).unwrap();
     let changes = (0..count).map(|number| {
         Change::PutVolume(Box::new(Volume {
@@ -168,7 +171,8 @@ fn state_with(count: u128) -> tempfile::TempDir {
         }))
     });
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(catalog.commit(changes.collect())).unwrap();
+    let storage = Change::PutStorage("loop".parse().unwrap(), storage);
+    runtime.block_on(catalog.commit(changes.chain([storage]).collect())).unwrap();
     root
 }
 

@@ -149,12 +149,14 @@ impl Error {
         self
     }
 
-    /// The same error to be told once more; its causes are part of the message then.
+    /// The same error for one more who has to hear of it: kind, message and hint; the causes as text.
     #[must_use]
     pub fn again(&self) -> Self {
-        let mut copy = Self::new(self.kind(), self.full_message());
-        copy.0.hint.clone_from(&self.0.hint);
-        copy
+        let copy = Self::new(self.kind(), self.full_message());
+        match self.hint_text() {
+            Some(hint) => copy.hint(hint),
+            None => copy,
+        }
     }
 
     /// What a caller can do.

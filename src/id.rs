@@ -64,6 +64,11 @@ uuid_id! {
     PoolUuid
 }
 uuid_id! {
+    /// Storage on which a backend keeps volumes: a directory on one disk, a pool. Stays the same
+    /// wherever it is mounted.
+    StorageId
+}
+uuid_id! {
     /// One run of the kernel: changes at each boot (`/proc/sys/kernel/random/boot_id`).
     BootId
 }

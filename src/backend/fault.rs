@@ -13,7 +13,7 @@ use super::{
     Found, Grow, Locator, Presence, Scope, Snapshots, Usage,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{SnapshotUuid, VolumeUuid};
+use crate::id::{SnapshotUuid, StorageId, VolumeUuid};
 use crate::model::{Outcome, Progress, Volume};
 use crate::name::BackendName;
 use crate::units::ByteSize;
@@ -159,6 +159,10 @@ impl Backend for FaultyBackend {
 
     fn default_size(&self) -> Option<ByteSize> {
         self.inner.default_size()
+    }
+
+    fn storage(&self) -> Result<StorageId> {
+        self.inner.storage()
     }
 
     async fn status(&self) -> Result<BackendStatus> {

@@ -11,7 +11,12 @@ pub mod fault;
 mod locks;
 pub mod loopback;
 pub mod sim;
+mod storage;
 pub mod thin;
+mod unavailable;
+
+pub use storage::Expected;
+pub use unavailable::{About, UnavailableBackend};
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -24,7 +29,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::id::{Generation, PoolUuid, SnapshotUuid, VolumeUuid};
+use crate::id::{Generation, PoolUuid, SnapshotUuid, StorageId, VolumeUuid};
 use crate::model::{Outcome, Progress, Snapshot, Volume};
 use crate::name::BackendName;
 use crate::units::ByteSize;
@@ -190,6 +195,13 @@ pub trait Backend: Debug + Send + Sync {
 
     /// The size of a volume when the user names none; `None` where size means nothing.
     fn default_size(&self) -> Option<ByteSize>;
+
+    /// Which storage its volumes lie on: the same in every run and wherever it is mounted, and never
+    /// that of another one. Without it the backend is not used.
+    ///
+    /// An implementation that is opened for [`Expected`] storage makes nothing, not even a lock,
+    /// where that is not found.
+    fn storage(&self) -> Result<StorageId>;
 
     /// Room and health.
     async fn status(&self) -> Result<BackendStatus>;

@@ -24,6 +24,7 @@ const VOLUMES: Table = Table::new("volumes");
 const SNAPSHOTS: Table = Table::new("snapshots");
 const LEDGERS: Table = Table::new("ledgers");
 const OPERATIONS: Table = Table::new("operations");
+const STORAGES: Table = Table::new("storages");
 
 const FORMAT_KEY: &str = "format";
 
@@ -31,7 +32,12 @@ const FORMAT_KEY: &str = "format";
 pub(super) type Migration = fn(&WriteTransaction) -> Result<()>;
 
 /// `MIGRATIONS[n]` brings format `n + 1` to `n + 2`.
-const MIGRATIONS: &[Migration] = &[];
+pub(super) const MIGRATIONS: &[Migration] = &[add_storages];
+
+fn add_storages(transaction: &WriteTransaction) -> Result<()> {
+    let added = transaction.open_table(STORAGES).map(drop);
+    added.map_err(|error| Error::internal("cannot add a table to the catalog").caused_by(error))
+}
 
 /// redb's default of 1 GiB would be most of a small host; all reads come from memory anyway.
 const CACHE_BYTES: usize = 2 << 20;
@@ -141,7 +147,7 @@ impl CatalogFile {
 
     fn make_tables(&self, database: &Database) -> Result<()> {
         let transaction = database.begin_write().map_err(|e| self.broken(e))?;
-        for table in [VOLUMES, SNAPSHOTS, LEDGERS, OPERATIONS] {
+        for table in [VOLUMES, SNAPSHOTS, LEDGERS, OPERATIONS, STORAGES] {
             transaction.open_table(table).map_err(|e| self.broken(e))?;
         }
         self.commit_format(transaction)
@@ -194,6 +200,11 @@ impl CatalogFile {
         each(VOLUMES, &|_, value| Ok(Change::PutVolume(self.decode(value)?)))?;
         each(SNAPSHOTS, &|_, value| Ok(Change::PutSnapshot(self.decode(value)?)))?;
         each(OPERATIONS, &|_, value| Ok(Change::PutOperation(self.decode(value)?)))?;
+        each(STORAGES, &|key, value| {
+            let name = std::str::from_utf8(key).ok().and_then(|name| name.parse().ok());
+            let name = name.ok_or_else(|| self.damaged("a key is no backend's name"))?;
+            Ok(Change::PutStorage(name, self.decode(value)?))
+        })?;
         each(LEDGERS, &|key, value| {
             let uuid = uuid::Uuid::from_slice(key)
                 .map_err(|error| self.damaged("a key is no UUID").caused_by(error))?;
@@ -232,11 +243,14 @@ impl CatalogFile {
     }
 
     fn put(&self, transaction: &WriteTransaction, change: &Change, state: &State) -> Result<()> {
-        let insert = |table: Table, key: uuid::Uuid, value: &dyn erased::Json| -> Result<()> {
+        let insert_at = |table: Table, key: &[u8], value: &dyn erased::Json| -> Result<()> {
             let json = value.json()?;
             let mut table = transaction.open_table(table).map_err(|e| self.broken(e))?;
-            table.insert(&key.as_bytes()[..], &json[..]).map_err(|e| self.broken(e))?;
+            table.insert(key, &json[..]).map_err(|e| self.broken(e))?;
             Ok(())
+        };
+        let insert = |table: Table, key: uuid::Uuid, value: &dyn erased::Json| {
+            insert_at(table, &key.as_bytes()[..], value)
         };
         let remove = |table: Table, key: uuid::Uuid| -> Result<()> {
             let mut table = transaction.open_table(table).map_err(|e| self.broken(e))?;
@@ -253,6 +267,9 @@ impl CatalogFile {
             Change::PutLedger(uuid, ledger) => insert(LEDGERS, uuid.uuid(), ledger),
             Change::RemoveSnapshot(uuid) => remove(SNAPSHOTS, uuid.uuid()),
             Change::RemoveOperation(id) => remove(OPERATIONS, id.uuid()),
+            Change::PutStorage(backend, storage) => {
+                insert_at(STORAGES, backend.as_str().as_bytes(), storage)
+            }
             Change::RemoveVolume(uuid) => {
                 remove(VOLUMES, uuid.uuid())?;
                 remove(LEDGERS, uuid.uuid())?;

@@ -15,8 +15,9 @@ use tokio::sync::oneshot;
 pub use state::State;
 
 use crate::error::{Error, Result};
-use crate::id::{OperationId, SnapshotUuid, VolumeUuid};
+use crate::id::{OperationId, SnapshotUuid, StorageId, VolumeUuid};
 use crate::model::{MountLedger, Operation, Snapshot, Volume};
+use crate::name::BackendName;
 use file::CatalogFile;
 
 /// One change of the records.
@@ -36,6 +37,8 @@ pub enum Change {
     PutOperation(Box<Operation>),
     /// An operation is over.
     RemoveOperation(OperationId),
+    /// The storage that a backend's volumes lie on.
+    PutStorage(BackendName, StorageId),
 }
 
 /// The catalog of this host.
@@ -144,22 +147,14 @@ fn write_commits(file: &mut CatalogFile, state: &RwLock<State>, commits: &mpsc::
                         tracing::error!("cannot reopen the catalog: {}", error.full_message());
                     }
                 }
-                batch.iter().map(|_| Err(again(&error))).collect()
+                // The same for each of those who shared the transaction.
+                batch.iter().map(|_| Err(error.again())).collect()
             }
         };
         for (commit, answer) in batch.into_iter().zip(answers) {
             // A caller that is gone does not undo what it asked for.
             let _ = commit.done.send(answer);
         }
-    }
-}
-
-/// The same error for each of those who shared the transaction.
-fn again(error: &Error) -> Error {
-    let copy = Error::new(error.kind(), error.full_message());
-    match error.hint_text() {
-        Some(hint) => copy.hint(hint),
-        None => copy,
     }
 }
 

@@ -2,9 +2,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::Change;
-use crate::id::{OperationId, SnapshotUuid, VolumeUuid};
+use crate::id::{OperationId, SnapshotUuid, StorageId, VolumeUuid};
 use crate::model::{MountLedger, Operation, Snapshot, Volume};
-use crate::name::{SnapshotName, VolumeName};
+use crate::name::{BackendName, SnapshotName, VolumeName};
 
 /// The records as they are on disk.
 #[derive(Debug, Default)]
@@ -14,6 +14,7 @@ pub struct State {
     snapshots: HashMap<VolumeUuid, Vec<Arc<Snapshot>>>,
     ledgers: HashMap<VolumeUuid, Arc<MountLedger>>,
     operations: BTreeMap<OperationId, Arc<Operation>>,
+    storages: BTreeMap<BackendName, StorageId>,
 }
 
 impl State {
@@ -60,6 +61,11 @@ impl State {
     /// All unfinished operations.
     pub fn operations(&self) -> impl Iterator<Item = &Arc<Operation>> {
         self.operations.values()
+    }
+
+    /// The storage that the backend's volumes lie on, once it was recorded.
+    pub fn storage(&self, backend: &BackendName) -> Option<StorageId> {
+        self.storages.get(backend).copied()
     }
 
     pub(super) fn name_holder(&self, name: &VolumeName) -> Option<VolumeUuid> {
@@ -128,6 +134,9 @@ impl State {
             }
             Change::RemoveOperation(id) => {
                 self.operations.remove(&id);
+            }
+            Change::PutStorage(backend, storage) => {
+                self.storages.insert(backend, storage);
             }
         }
     }

@@ -105,12 +105,12 @@ fn a_second_opening_a_damaged_and_a_newer_catalog_are_clear_errors() {
     fn nothing(_: &redb::WriteTransaction) -> Result<()> {
         Ok(())
     }
-    let newer = CatalogFile::open_or_make_with(&path, &[nothing]).unwrap();
+    let newer = CatalogFile::open_or_make_with(&path, &[nothing, nothing]).unwrap();
     drop(newer);
-    assert!(directory.path().join("catalog.format-1.redb").exists(), "a migration keeps a copy");
+    assert!(directory.path().join("catalog.format-2.redb").exists(), "a migration keeps a copy");
     let error = Catalog::open(&path).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.full_message().contains("format 2"), "{}", error.full_message());
+    assert!(error.full_message().contains("format 3"), "{}", error.full_message());
 
     for damage in [&b"not a catalog at all"[..], b"", &[0; 8192]] {
         std::fs::write(&path, damage).unwrap();
@@ -144,4 +144,20 @@ fn a_catalog_that_has_gone_is_an_error_and_not_an_empty_one() {
     std::os::unix::fs::symlink("loop", directory.path().join("loop")).unwrap();
     let error = Catalog::open(&directory.path().join("loop/catalog.redb")).unwrap_err();
     assert!(error.full_message().contains("cannot look at"), "{}", error.full_message());
+}
+
+#[tokio::test]
+async fn a_catalog_of_the_first_format_is_migrated_with_all_that_is_in_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("catalog.redb");
+    let (backend, storage) = ("sim".parse().unwrap(), StorageId::from_uuid(Uuid::from_u128(7)));
+    let mut first = CatalogFile::open_or_make_with(&path, &[]).unwrap();
+    first.write(&[&[put(&volume(1, "a"))]], &State::default()).unwrap();
+    drop(first);
+    let catalog = Catalog::open(&path).unwrap();
+    assert_eq!((names(&catalog), catalog.read(|s| s.storage(&backend))), (vec!["a".into()], None));
+    catalog.commit(vec![Change::PutStorage(backend.clone(), storage)]).await.unwrap();
+    drop(catalog);
+    let catalog = Catalog::open(&path).unwrap();
+    assert_eq!(catalog.read(|state| state.storage(&backend)), Some(storage));
 }

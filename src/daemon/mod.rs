@@ -1,6 +1,7 @@
 //! The daemon: puts the parts together, starts them in an order in which nothing is told that is
 //! not known, and stops them.
 
+mod backends;
 mod sockets;
 
 use std::os::unix::fs::PermissionsExt;
@@ -16,9 +17,6 @@ use tracing::level_filters::LevelFilter;
 use crate::api::docker::Place;
 use crate::api::server::Limits;
 use crate::api::{Gate, GateKeeper, admin, docker};
-use crate::backend::Backend;
-use crate::backend::loopback::{LoopBackend, LoopConfig};
-use crate::backend::thin::{ThinBackend, ThinConfig, ThinStorage};
 use crate::catalog::Catalog;
 use crate::clock;
 use crate::config::{self, Config, LogFormat, LogLevel};
@@ -165,65 +163,28 @@ fn told(stopped: &watch::Receiver<bool>) -> impl Future<Output = ()> + Send + 's
     }
 }
 
-/// Every backend that the configuration turns on: the one place where backends are registered.
-async fn backends(config: &Config) -> Result<Vec<Arc<dyn Backend>>> {
-    let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
-    if config.loop_enabled {
-        let backend = LoopBackend::open(LoopConfig {
-            name: "loop".parse()?,
-            dir: config.loop_dir.clone(),
-            default_size: config.loop_default_size,
-        });
-        let backend = Arc::new(backend.await?);
-        let cleaned = Arc::clone(&backend);
-        tokio::spawn(async move {
-            if let Err(error) = cleaned.remove_leftovers().await {
-                tracing::warn!("{}", error.full_message());
-            }
-        });
-        backends.push(backend);
-    }
-    if let Some(storage) = thin_storage(config)? {
-        let backend = ThinBackend::open(ThinConfig {
-            name: "thin".parse()?,
-            storage,
-            chunk_size: config.thin_chunk_size,
-            default_size: config.thin_default_size,
-            low_water: config.thin_low_water,
-            min_free: config.thin_min_free,
-            copies: config.state_dir.join("thin-metadata"),
-        });
-        backends.push(Arc::new(backend.await?));
-    }
-    Ok(backends)
-}
-
-/// What the pool of `thin` lies on; nothing if that backend is off.
-fn thin_storage(config: &Config) -> Result<Option<ThinStorage>> {
-    match (&config.thin_data, &config.thin_metadata, &config.thin_file) {
-        (None, None, None) => Ok(None),
-        (Some(data), metadata, None) => {
-            Ok(Some(ThinStorage::Devices { data: data.clone(), metadata: metadata.clone() }))
-        }
-        (None, None, Some(directory)) => {
-            Ok(Some(ThinStorage::Files { directory: directory.clone(), size: config.thin_size }))
-        }
-        (None, Some(_), None) => Err(Error::invalid("thin.metadata is given without thin.data")),
-        (_, _, Some(_)) => {
-            Err(Error::invalid("thin.file is given beside thin.data or thin.metadata")
-                .hint("a pool lies on devices or on files"))
-        }
-    }
+async fn open_catalog(path: &Path) -> Result<Catalog> {
+    let path = path.to_owned();
+    tokio::task::spawn_blocking(move || Catalog::open_existing(&path))
+        .await
+        .map_err(|error| Error::internal("opening the catalog broke off").caused_by(error))?
 }
 
 async fn start(config: &Config, choice: CatalogChoice) -> Result<Engine> {
-    let backends = backends(config).await?;
     let path = config.state_dir.join("catalog.redb");
     if choice == CatalogChoice::Rebuild {
         move_aside(&path)?;
     }
-    // A catalog that cannot be looked at is not one that is lost.
-    if !exists(&path)? {
+    // A catalog that cannot be looked at is not one that is lost. It comes before the backends,
+    // because it knows what they should find.
+    let known = match exists(&path)? {
+        true => Some(open_catalog(&path).await?),
+        false => None,
+    };
+    let backends = backends::open(config, known.as_ref()).await?;
+    let catalog = if let Some(catalog) = known {
+        catalog
+    } else {
         let report = engine::rebuild_catalog(&path, &backends).await?;
         if !report.volumes.is_empty() {
             tracing::warn!(
@@ -234,10 +195,8 @@ async fn start(config: &Config, choice: CatalogChoice) -> Result<Engine> {
         for left in &report.left {
             tracing::warn!("not taken into the catalog: {left}");
         }
-    }
-    let opened = tokio::task::spawn_blocking(move || Catalog::open_existing(&path)).await;
-    let catalog = opened
-        .map_err(|error| Error::internal("opening the catalog broke off").caused_by(error))??;
+        open_catalog(&path).await?
+    };
     let host = LinuxHost::new()?;
     warn_of_missing(&host);
     let environment = Environment {

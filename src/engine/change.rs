@@ -260,6 +260,11 @@ impl Work {
         kind: OperationKind,
         mut changes: Vec<catalog::Change>,
     ) -> Result<Operation> {
+        // What cannot be begun is not recorded, because it could not be undone either. An unmount
+        // needs the backend last, and keeps nobody waiting for it.
+        if kind != OperationKind::Unmount {
+            self.backend(volume)?;
+        }
         let operation = Operation {
             id: self.id,
             volume: volume.uuid,

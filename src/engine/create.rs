@@ -99,7 +99,7 @@ impl Work {
         let config = &self.engine.inner.config;
         match key {
             "size" if volume.options.contains_key("size") => {
-                let backend = self.backend(volume).ok()?;
+                let backend = self.engine.known_backend(&volume.backend).ok()?;
                 backend.default_size().map(|size| size.bytes().to_string())
             }
             "size" => volume.size.map(|size| size.bytes().to_string()),

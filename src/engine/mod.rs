@@ -16,6 +16,7 @@ mod registry;
 mod remove;
 mod resize;
 mod snapshot;
+mod storage;
 #[cfg(test)]
 mod tests;
 pub mod view;
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 pub use change::Change;
 pub use rebuild::{RebuildReport, rebuild_catalog};
+pub use storage::{expected_storage, opened};
 
 use crate::backend::{Backend, Scope};
 use crate::catalog::Catalog;
@@ -88,7 +90,7 @@ struct Inner {
 }
 
 impl Engine {
-    /// Compares the catalog with the kernel, begins to finish or undo what a crash interrupted, and
+    /// Compares the catalog with the backends' storage and with the kernel, begins to finish or undo what a crash interrupted, and
     /// answers requests from then on: a volume under recovery makes only its own callers wait.
     ///
     /// # Errors
@@ -99,8 +101,12 @@ impl Engine {
         catalog: Catalog,
         backends: Vec<Arc<dyn Backend>>,
     ) -> Result<Self> {
-        let backends: BTreeMap<_, _> =
-            backends.into_iter().map(|backend| (backend.name().clone(), backend)).collect();
+        let mut usable = BTreeMap::new();
+        for backend in backends {
+            let name = backend.name().clone();
+            usable.insert(name, storage::admitted(&catalog, backend).await?);
+        }
+        let backends: BTreeMap<BackendName, Arc<dyn Backend>> = usable;
         if !backends.contains_key(&config.default_backend) {
             return Err(unknown_backend(&config.default_backend, &backends));
         }
@@ -116,6 +122,7 @@ impl Engine {
                 warnings: Mutex::default(),
             }),
         };
+        engine.tell_of_unavailable();
         engine.reconcile().await?;
         Ok(engine)
     }
@@ -155,11 +162,6 @@ impl Engine {
             true => Scope::Global,
             false => Scope::Local,
         }
-    }
-
-    fn backend(&self, name: &BackendName) -> Result<&Arc<dyn Backend>> {
-        let backends = &self.inner.backends;
-        backends.get(name).ok_or_else(|| unknown_backend(name, backends))
     }
 
     /// Where the volume's filesystem is mounted.

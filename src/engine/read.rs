@@ -12,7 +12,7 @@ use super::view::{
 };
 use crate::backend::{Locator, MountSource, Presence, Usage};
 use crate::catalog::State;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BootId, OperationId, VolumeUuid};
 use crate::model::{MountLedger, Snapshot, Volume};
 use crate::name::{SnapshotRef, VolumeName};
@@ -22,8 +22,8 @@ const BACKEND_PATIENCE: Duration = Duration::from_millis(500);
 /// How old a usage may be before it is asked for again.
 const USAGE_AGE: Duration = Duration::from_secs(10);
 
-/// Usages as they were last told. `None` is a backend that did not answer.
-pub(super) type UsageCache = HashMap<VolumeUuid, (Instant, Option<Usage>)>;
+/// Usages as they were last told, or what is wrong with the volume.
+pub(super) type UsageCache = HashMap<VolumeUuid, (Instant, Result<Usage, String>)>;
 
 impl Engine {
     /// A volume that users may see, from memory.
@@ -73,9 +73,9 @@ impl Engine {
             )
         });
         let usage = self.usage(&volume).await;
-        let health = match usage {
-            Some(_) => "ok".to_owned(),
-            None => format!("the backend {} does not answer for it", volume.backend),
+        let (used, health) = match usage {
+            Ok(usage) => (Some(usage.allocated), "ok".to_owned()),
+            Err(wrong) => (None, wrong),
         };
         let source = match &ledger {
             Some(_) => self.source(&volume).await,
@@ -93,7 +93,7 @@ impl Engine {
             uuid: volume.uuid,
             backend: volume.backend.clone(),
             size: volume.size,
-            used: usage.map(|usage| usage.allocated),
+            used,
             state: volume.state.as_str().to_owned(),
             health,
             filesystem: volume.filesystem,
@@ -242,14 +242,14 @@ impl Engine {
         }
     }
 
-    /// Room that the volume takes: as told not long ago, or asked for now.
-    async fn usage(&self, volume: &Volume) -> Option<Usage> {
+    /// Room that the volume takes, as told not long ago or asked for now, or what is wrong with it.
+    async fn usage(&self, volume: &Volume) -> Result<Usage, String> {
         let now = Instant::now();
-        let known = self.usage_cache().get(&volume.uuid).copied();
+        let known = self.usage_cache().get(&volume.uuid).cloned();
         if let Some((told, usage)) = known {
             if now.duration_since(told) >= USAGE_AGE {
                 // One asks; the others go on with what is known.
-                self.usage_cache().insert(volume.uuid, (now, usage));
+                self.usage_cache().insert(volume.uuid, (now, usage.clone()));
                 let (engine, volume) = (self.clone(), volume.clone());
                 tokio::spawn(async move { engine.ask_usage(&volume).await });
             }
@@ -258,16 +258,24 @@ impl Engine {
         self.ask_usage(volume).await
     }
 
-    async fn ask_usage(&self, volume: &Volume) -> Option<Usage> {
-        let backend = self.backend(&volume.backend).ok()?;
+    async fn ask_usage(&self, volume: &Volume) -> Result<Usage, String> {
+        let name = &volume.backend;
+        let backend = self.backend(name).map_err(|error| error.full_message())?;
         let asked = backend.usage(Locator::from(volume));
-        let usage = tokio::time::timeout(BACKEND_PATIENCE, asked).await.ok().and_then(Result::ok);
+        let usage = match tokio::time::timeout(BACKEND_PATIENCE, asked).await {
+            Ok(Ok(usage)) => Ok(usage),
+            Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {
+                Err(format!("its data is not in the backend {name}: {}", error.full_message()))
+            }
+            Ok(Err(error)) => Err(error.full_message()),
+            Err(_) => Err(format!("the backend {name} does not answer for it")),
+        };
         let mut cache = self.usage_cache();
         // Volumes that are no more leave with the rest; asking again costs little.
         if cache.len() > 100_000 {
             cache.clear();
         }
-        cache.insert(volume.uuid, (Instant::now(), usage));
+        cache.insert(volume.uuid, (Instant::now(), usage.clone()));
         usage
     }
 

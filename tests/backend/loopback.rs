@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use holdfast::backend::contract::{RawContent, Trial, device_of, progress};
 use holdfast::backend::loopback::{LoopBackend, LoopConfig};
-use holdfast::backend::{Backend, ContentRef, CopyCost, Locator, Presence};
+use holdfast::backend::{Backend, ContentRef, CopyCost, Expected, Locator, Presence};
 use holdfast::clock::System;
 use holdfast::error::ErrorKind;
 use holdfast::id::{SnapshotUuid, VolumeUuid};
@@ -41,7 +41,7 @@ fn config(dir: &Path) -> LoopConfig {
 }
 
 async fn open(dir: &Path) -> LoopBackend {
-    LoopBackend::open(config(dir)).await.unwrap()
+    LoopBackend::open(config(dir), Expected::Anything).await.unwrap()
 }
 
 async fn trial(place: &Place, dir: PathBuf, filesystem: FilesystemKind) -> Trial {
@@ -258,11 +258,49 @@ async fn hostile_descriptions_are_told_and_hurt_nobody() {
 async fn one_daemon_uses_a_directory() {
     let (trial, place) = on_ext4(FilesystemKind::Ext4).await;
     let dir = place.path().join("loop");
-    let refused = LoopBackend::open(config(&dir)).await.map(drop).unwrap_err();
+    let refused = LoopBackend::open(config(&dir), Expected::Anything).await;
+    let refused = refused.map(drop).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::InUse);
     assert!(refused.full_message().contains(&std::process::id().to_string()));
     drop(trial);
     open(&dir).await;
+}
+
+#[tokio::test]
+async fn a_directory_is_known_wherever_it_is_and_no_other_passes_for_it() {
+    let (trial, place) = on_ext4(FilesystemKind::Ext4).await;
+    let (dir, moved) = (place.path().join("loop"), place.path().join("moved"));
+    let volume = trial.created("v").await;
+    let id = trial.backend.storage().unwrap();
+    assert_eq!(std::fs::read_to_string(dir.join(".id")).unwrap(), format!("{id}\n"));
+    drop(trial);
+    std::fs::rename(&dir, &moved).unwrap();
+    let expecting = async |expected: Expected, dir: &Path| {
+        LoopBackend::open(config(dir), expected).await.map(|backend| backend.storage().unwrap())
+    };
+    assert_eq!(expecting(Expected::Storage(id), &moved).await.unwrap(), id);
+    let there = Expected::Volumes(vec![Locator::from(&volume)]);
+    for expected in [Expected::Storage(id), there.clone()] {
+        for make in [false, true] {
+            if make {
+                std::fs::create_dir(&dir).unwrap();
+            }
+            let refused = expecting(expected.clone(), &dir).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Unavailable, "{}", refused.full_message());
+            assert_eq!(dir.exists(), make);
+            assert!(!make || std::fs::read_dir(&dir).unwrap().count() == 0, "nothing is made");
+        }
+        std::fs::remove_dir(&dir).unwrap();
+    }
+    assert_ne!(expecting(Expected::Anything, &dir).await.unwrap(), id, "another one");
+    assert!(expecting(Expected::Storage(id), &dir).await.is_err());
+    std::fs::remove_file(moved.join(".id")).unwrap();
+    assert!(expecting(Expected::Storage(id), &moved).await.is_err());
+    let new = expecting(there, &moved).await.unwrap();
+    assert_eq!(expecting(Expected::Storage(new), &moved).await.unwrap(), new);
+    std::fs::write(moved.join(".id"), "x").unwrap();
+    let refused = expecting(Expected::Anything, &moved).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Corrupt);
 }
 
 #[tokio::test]

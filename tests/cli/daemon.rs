@@ -227,6 +227,90 @@ fn a_damaged_catalog_is_told_of_and_rebuilt_when_asked_to() {
     assert!(kept.iter().any(|path| path.to_string_lossy().ends_with(".old")), "{kept:?}");
 }
 
+/// A warning of `holdfast status` that has all of `words`.
+#[track_caller]
+fn assert_warned(daemon: &Daemon<'_>, words: &[&str]) {
+    let warnings = daemon.cli().ok(&["status"]).json()["warnings"].clone();
+    let told = warnings.as_array().unwrap().iter().any(|warning| {
+        let warning = warning.as_str().unwrap();
+        words.iter().all(|word| warning.contains(word))
+    });
+    assert!(told, "{words:?} in {warnings}");
+}
+
+#[test]
+fn a_loop_directory_that_is_away_is_not_replaced_by_an_empty_one() {
+    let host = Host::new();
+    let mut daemon = Launch::new(&host).failpoint("delete.commit=kill").start(&host);
+    let plugin = daemon.plugin();
+    plugin.create("data", &[("size", "64M")]).unwrap();
+    plugin.create("doomed", &[("size", "64M")]).unwrap();
+    let file = plugin.mount("data", "id").unwrap().join("file");
+    daemon.write(&file, "content");
+    plugin.unmount("data", "id").unwrap();
+    plugin.remove("doomed").expect_err("killed in the middle");
+    daemon.wait_end();
+
+    let (dir, away) = (daemon.loop_dir(), daemon.state_dir().join("away"));
+    fs::rename(&dir, &away).unwrap();
+    // A directory that is not there, and one on which nothing is mounted.
+    for empty in [false, true] {
+        if empty {
+            fs::create_dir(&dir).unwrap();
+        }
+        daemon.start_again();
+        assert_eq!(plugin.get("data").unwrap()["Name"], "data");
+        let health = daemon.cli().inspect("data")["health"].clone();
+        assert!(health.as_str().unwrap().contains("cannot be used"), "{health}");
+        let place = dir.to_str().unwrap();
+        assert_warned(&daemon, &["loop", place, "mount the right disk", "restart"]);
+        for error in [
+            plugin.mount("data", "id").unwrap_err(),
+            plugin.create("other", &[("size", "64M")]).unwrap_err(),
+        ] {
+            assert!(error.contains(place) && error.contains("restart"), "{error}");
+        }
+        plugin.create("data", &[("size", "64M")]).expect("it exists");
+        assert_eq!(plugin.list(), ["data"]);
+        let operations = daemon.cli().ok(&["operation", "ls"]).json();
+        let stuck = |one: &serde_json::Value| one["volume"] == "doomed" && one["state"] == "stuck";
+        assert!(operations.as_array().unwrap().iter().any(stuck), "{operations}");
+        daemon.terminate();
+        assert_eq!(dir.exists(), empty, "no directory is made");
+        assert_eq!(kernel::names_in(&dir), [""; 0], "nothing is made in it");
+    }
+    fs::remove_dir(&dir).unwrap();
+    fs::rename(&away, &dir).unwrap();
+    daemon.start_again();
+    plugin.mount("data", "id").unwrap();
+    assert_eq!(daemon.read(&file), "content");
+    plugin.unmount("data", "id").unwrap();
+    wait::until_true("the deletion is finished", || {
+        daemon.cli().ok(&["status"]).json()["operations"].as_array().is_some_and(Vec::is_empty)
+    });
+    plugin.remove("data").unwrap();
+    daemon.wait_no_volume_files();
+}
+
+#[test]
+fn a_backend_that_cannot_be_opened_does_not_keep_the_daemon_from_starting() {
+    let host = Host::new();
+    let mut daemon = Daemon::start(&host);
+    daemon.plugin().list();
+    daemon.terminate();
+    fs::remove_dir_all(daemon.loop_dir()).unwrap();
+    fs::write(daemon.loop_dir(), "in the way").unwrap();
+    daemon.start_again();
+    let place = daemon.loop_dir();
+    assert_warned(&daemon, &["loop", place.to_str().unwrap(), "cannot be used"]);
+    let error = daemon.plugin().create("data", &[]).unwrap_err();
+    assert!(error.contains(place.to_str().unwrap()), "{error}");
+    daemon.terminate();
+    fs::remove_file(&place).unwrap();
+    daemon.start_again();
+    daemon.plugin().create("data", &[("size", "64M")]).unwrap();
+}
+
 #[test]
 fn a_typing_error_in_a_variable_is_told_of() {
     let host = Host::new();

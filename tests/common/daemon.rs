@@ -136,7 +136,8 @@ impl<'h> Daemon<'h> {
         let dir = self.host.inside(self.loop_dir());
         let left = || {
             let entries = kernel::names_in(&dir).into_iter().map(|name| dir.join(name));
-            let kept = |path: &PathBuf| path.ends_with(".lock") || path.ends_with(".work");
+            let ours = [".id", ".lock", ".work"];
+            let kept = |path: &PathBuf| ours.iter().any(|name| path.ends_with(name));
             let mut left: Vec<_> = entries.filter(|path| !kept(path)).collect();
             left.extend(kernel::names_in(&dir.join(".work")).into_iter().map(PathBuf::from));
             left

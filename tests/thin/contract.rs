@@ -34,7 +34,7 @@ mod in_lab {
     use async_trait::async_trait;
     use holdfast::backend::contract::{RawContent, Trial, device_of, progress, volume_on};
     use holdfast::backend::thin::{ThinBackend, ThinConfig, ThinStorage};
-    use holdfast::backend::{Backend, ContentRef, Snapshots};
+    use holdfast::backend::{Backend, ContentRef, Expected, Snapshots};
     use holdfast::clock::{Entropy, System};
     use holdfast::error::ErrorKind;
     use holdfast::id::{SnapshotUuid, VolumeUuid};
@@ -82,8 +82,11 @@ mod in_lab {
         let directory = tempfile::tempdir().unwrap();
         let scratch = directory.path().join("mounts");
         std::fs::create_dir(&scratch).unwrap();
-        let backend =
-            Arc::new(ThinBackend::open(config(&directory.path().join("thin"))).await.unwrap());
+        let backend = Arc::new(
+            ThinBackend::open(config(&directory.path().join("thin")), Expected::Anything)
+                .await
+                .unwrap(),
+        );
         let trial = Trial {
             backend: Arc::clone(&backend) as Arc<dyn Backend>,
             host: Arc::new(LinuxHost::new().unwrap()),

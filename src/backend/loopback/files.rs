@@ -1,41 +1,80 @@
 //! Making and removing image files.
 
 use std::fs::{File, OpenOptions};
-use std::io::ErrorKind as Io;
+use std::io::{ErrorKind as Io, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
 use super::layout::{LOCK, Layout, STALE};
 use super::{LoopConfig, Shared, attach, copy};
-use crate::backend::Locator;
+use crate::backend::{Expected, Locator};
+use crate::clock::{Entropy, System};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::VolumeUuid;
-use crate::linux::durable::{make_private_directory, sync_directory};
+use crate::id::{StorageId, VolumeUuid};
+use crate::linux::durable::{make_private_directory, replace_file, sync_directory};
 use crate::linux::{LockFile, loop_device};
 use crate::model::{Outcome, Volume};
 use crate::units::ByteSize;
 
-/// Opens the directory, alone, with an empty place to work in.
-pub(super) fn open(config: LoopConfig) -> Result<Shared> {
-    std::fs::create_dir_all(&config.dir).map_err(|error| {
-        Error::io(format!("cannot make {}", config.dir.display()), error)
-            .hint("set the directory by [loop] dir")
+/// Opens the directory, alone, with an empty place to work in. Writes nothing where the expected
+/// storage is not.
+pub(super) fn open(config: LoopConfig, expected: &Expected) -> Result<Shared> {
+    let place = config.dir.display().to_string();
+    if expected.may_be_made() {
+        std::fs::create_dir_all(&config.dir).map_err(|error| {
+            Error::io(format!("cannot make {place}"), error).hint("set the directory by [loop] dir")
+        })?;
+    }
+    let root = match std::fs::canonicalize(&config.dir) {
+        Ok(root) => root,
+        Err(error) => {
+            if error.kind() == Io::NotFound {
+                expected.admit(&place, None, |_| Ok(false))?;
+            }
+            return Err(Error::io(format!("cannot resolve {place}"), error));
+        }
+    };
+    let layout = Layout::new(root);
+    let root = layout.root();
+    expected.admit(&place, read_id(&layout)?, |locator| {
+        Ok(open_to_read(&layout.image(*locator))?.is_some())
     })?;
-    let root = std::fs::canonicalize(&config.dir)
-        .map_err(|error| Error::io(format!("cannot resolve {}", config.dir.display()), error))?;
     let lock = LockFile::acquire(&root.join(LOCK)).map_err(|error| {
         error.context("the loop directory is in use").hint("one daemon uses a directory at a time")
     })?;
-    let layout = Layout::new(root);
     put_leftovers_aside(&layout)?;
+    let id = match read_id(&layout)? {
+        Some(id) => id,
+        None => make_id(&layout)?,
+    };
     Ok(Shared {
         config,
+        id,
         layout,
         shares_blocks: OnceLock::new(),
         copy_rate: copy::CopyRate::default(),
         _lock: lock,
     })
+}
+
+/// Which storage the directory is; `None` if it was never used.
+fn read_id(layout: &Layout) -> Result<Option<StorageId>> {
+    let path = layout.id();
+    let Some(file) = open_to_read(&path)? else { return Ok(None) };
+    let damaged = || Error::corrupt(format!("{} holds no id of a storage", path.display()));
+    let mut text = String::new();
+    file.take(100).read_to_string(&mut text).map_err(|error| match error.kind() {
+        Io::InvalidData => damaged(),
+        _ => Error::io(format!("cannot read {}", path.display()), error),
+    })?;
+    text.trim().parse().map(Some).map_err(|_| damaged())
+}
+
+fn make_id(layout: &Layout) -> Result<StorageId> {
+    let id = StorageId::from_uuid(System.uuid());
+    replace_file(&layout.id(), &layout.new_id(), format!("{id}\n").as_bytes())?;
+    Ok(id)
 }
 
 fn put_leftovers_aside(layout: &Layout) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Where everything of a volume lies below the backend's directory.
 //!
 //! ```text
+//! <dir>/.id                                which storage it is
 //! <dir>/.lock                              held by the one daemon that uses the directory
 //! <dir>/.work/                             unfinished and deleted things of this run
 //! <dir>/.stale-<n>/                        the same of earlier runs, to be removed
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use crate::backend::Locator;
 use crate::id::{Generation, SnapshotUuid, VolumeUuid};
 
+pub(super) const ID: &str = ".id";
 pub(super) const LOCK: &str = ".lock";
 pub(super) const WORK: &str = ".work";
 pub(super) const STALE: &str = ".stale-";
@@ -37,6 +39,15 @@ impl Layout {
 
     pub(super) fn root(&self) -> &Path {
         &self.root
+    }
+
+    pub(super) fn id(&self) -> PathBuf {
+        self.root.join(ID)
+    }
+
+    /// Where the id is written.
+    pub(super) fn new_id(&self) -> PathBuf {
+        self.work().join("id")
     }
 
     pub(super) fn work(&self) -> PathBuf {

@@ -16,11 +16,11 @@ use self::copy::CopyRate;
 use self::layout::Layout;
 use super::locks::VolumeLocks;
 use super::{
-    Attachment, Backend, BackendKind, BackendStatus, Description, Extents, Found, Grow, Locator,
-    MountSource, Presence, Scope, Snapshots, Usage,
+    Attachment, Backend, BackendKind, BackendStatus, Description, Expected, Extents, Found, Grow,
+    Locator, MountSource, Presence, Scope, Snapshots, Usage,
 };
 use crate::error::Result;
-use crate::id::VolumeUuid;
+use crate::id::{StorageId, VolumeUuid};
 use crate::linux::{LockFile, blocking, loop_image};
 use crate::model::{Outcome, Volume};
 use crate::name::BackendName;
@@ -39,7 +39,7 @@ const ENDLESS: Duration = Duration::from_secs(30 * 24 * 3600);
 pub struct LoopConfig {
     /// The name by which users choose it.
     pub name: BackendName,
-    /// The directory; made if it is not there.
+    /// The directory; made if it is not there and no volume should be in it.
     pub dir: PathBuf,
     /// The size of a volume when the user names none.
     pub default_size: ByteSize,
@@ -56,6 +56,7 @@ pub struct LoopBackend {
 #[derive(Debug)]
 struct Shared {
     config: LoopConfig,
+    id: StorageId,
     layout: Layout,
     /// Whether files in the directory can share blocks: found out by trying, once.
     shares_blocks: OnceLock<bool>,
@@ -64,14 +65,14 @@ struct Shared {
 }
 
 impl LoopBackend {
-    /// Opens the directory for this process alone and puts what earlier runs left unfinished aside,
+    /// Opens the directory, if it is the `expected` storage, for this process alone and puts what earlier runs left unfinished aside,
     /// for [`Self::remove_leftovers`].
     ///
     /// # Errors
-    /// `InUse` if another daemon uses the directory.
-    pub async fn open(config: LoopConfig) -> Result<Self> {
+    /// `InUse` if another daemon uses the directory; `Unavailable` if it is not the expected storage.
+    pub async fn open(config: LoopConfig, expected: Expected) -> Result<Self> {
         let what = format!("opening {}", config.dir.display());
-        let shared = blocking::run(&what, QUICK, move || files::open(config)).await?;
+        let shared = blocking::run(&what, QUICK, move || files::open(config, &expected)).await?;
         Ok(Self { shared: Arc::new(shared), locks: VolumeLocks::default() })
     }
 
@@ -130,6 +131,10 @@ impl Backend for LoopBackend {
 
     fn default_size(&self) -> Option<ByteSize> {
         Some(self.shared.config.default_size)
+    }
+
+    fn storage(&self) -> Result<StorageId> {
+        Ok(self.shared.id)
     }
 
     async fn status(&self) -> Result<BackendStatus> {

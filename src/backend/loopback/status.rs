@@ -4,7 +4,7 @@ use std::io::ErrorKind as Io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::layout::{LOCK, Layout, STALE, WORK};
+use super::layout::{ID, LOCK, Layout, STALE, WORK};
 use super::{Shared, files};
 use crate::backend::{BackendStatus, Locator, Usage};
 use crate::error::{Error, Result};
@@ -35,7 +35,7 @@ pub(super) fn status(shared: &Shared) -> Result<BackendStatus> {
             promised = promised.saturating_add(unwritten(&root.join(name))?);
         } else if name.starts_with(STALE) {
             warnings.push(format!("{name} of an earlier run is not removed yet"));
-        } else if name != LOCK && name != WORK && name != "lost+found" {
+        } else if ![ID, LOCK, WORK, "lost+found"].contains(&name.as_str()) {
             warnings.push(format!("{name} in {} is not ours", root.display()));
         }
     }

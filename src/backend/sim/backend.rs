@@ -11,7 +11,7 @@ use crate::backend::{
     Found, Grow, Locator, MountSource, Presence, Scope, Snapshots, Usage,
 };
 use crate::error::{Error, Result};
-use crate::id::{SnapshotUuid, VolumeUuid};
+use crate::id::{SnapshotUuid, StorageId, VolumeUuid};
 use crate::model::{Outcome, Progress, Volume};
 use crate::name::BackendName;
 use crate::units::ByteSize;
@@ -110,6 +110,10 @@ impl Backend for SimBackend {
 
     fn default_size(&self) -> Option<ByteSize> {
         Some(ByteSize::GIB)
+    }
+
+    fn storage(&self) -> Result<StorageId> {
+        Ok(self.world.lock().storage())
     }
 
     async fn status(&self) -> Result<BackendStatus> {

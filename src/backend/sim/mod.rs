@@ -25,7 +25,7 @@ use self::content::Blocks;
 pub use self::host::SimHost;
 use super::Locator;
 use crate::error::{Error, Result};
-use crate::id::{BootId, Generation, SnapshotUuid, VolumeUuid};
+use crate::id::{BootId, Generation, SnapshotUuid, StorageId, VolumeUuid};
 use crate::name::BackendName;
 
 /// A simulated disk and kernel. Clones are the same world.
@@ -37,6 +37,9 @@ pub struct SimWorld {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct State {
     boots: u64,
+    /// Which disk it is.
+    #[serde(default)]
+    disk: u64,
     devices_made: u32,
     volumes: BTreeMap<VolumeUuid, StoredVolume>,
     devices: BTreeMap<PathBuf, Device>,
@@ -122,6 +125,12 @@ impl SimWorld {
     /// A world with nothing in it, that ends with the process.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A world with an empty disk that is not the one of [`Self::new`], nor that of another number.
+    pub fn with_disk(number: u64) -> Self {
+        let state = State { disk: number, ..State::default() };
+        Self { state: Arc::new(Mutex::new(state)) }
     }
 
     /// A world that is kept in a file, so that it outlives a daemon that is killed.
@@ -267,6 +276,12 @@ impl State {
     fn boot_id(&self) -> BootId {
         BootId::from_uuid(Uuid::from_u128(
             0x5150_0000_0000_4000_8000_0000_0000_0000 + u128::from(self.boots),
+        ))
+    }
+
+    fn storage(&self) -> StorageId {
+        StorageId::from_uuid(Uuid::from_u128(
+            0xd15c_0000_0000_4000_8000_0000_0000_0000 + u128::from(self.disk),
         ))
     }
 

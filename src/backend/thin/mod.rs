@@ -34,11 +34,11 @@ use async_trait::async_trait;
 use self::pool::Pool;
 use super::locks::VolumeLocks;
 use super::{
-    Attachment, Backend, BackendKind, BackendStatus, Description, Extents, Found, Grow, Locator,
-    MountSource, Pooled, Presence, Scope, Snapshots, Usage,
+    Attachment, Backend, BackendKind, BackendStatus, Description, Expected, Extents, Found, Grow,
+    Locator, MountSource, Pooled, Presence, Scope, Snapshots, Usage,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::VolumeUuid;
+use crate::id::{StorageId, VolumeUuid};
 use crate::linux::blocking;
 use crate::model::{Outcome, Volume};
 use crate::name::BackendName;
@@ -105,6 +105,7 @@ impl fmt::Display for ThinStorage {
 #[derive(Debug)]
 pub struct ThinBackend {
     config: ThinConfig,
+    expected: Expected,
     state: RwLock<State>,
     locks: VolumeLocks,
 }
@@ -124,24 +125,21 @@ impl ThinBackend {
     ///
     /// # Errors
     /// `InUse` if another daemon has the pool, `Conflict` if the storage holds something else,
-    /// `Unsupported` if this host cannot.
-    pub async fn open(config: ThinConfig) -> Result<Self> {
+    /// `Unavailable` if the pool is not the expected one, `Unsupported` if this host cannot.
+    pub async fn open(config: ThinConfig, mut expected: Expected) -> Result<Self> {
         check_chunk_size(config.chunk_size)?;
-        let state = match Pool::open(config.clone()).await {
+        let state = match Pool::open(config.clone(), expected.clone()).await {
             Ok(pool) => {
+                // From now on it is this pool and no other.
+                expected = Expected::Storage(pool.names.storage());
                 let pool = Arc::new(pool);
                 watch::begin(&pool);
                 State::Active(pool)
             }
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                tracing::error!(backend = %config.name, "{}", error.full_message());
-                State::Damaged(error)
-            }
-            Err(error) => {
-                return Err(error.context(format!("the backend {} cannot be used", config.name)));
-            }
+            Err(error) if error.kind() == ErrorKind::Corrupt => State::Damaged(error),
+            Err(error) => return Err(error),
         };
-        Ok(Self { config, state: RwLock::new(state), locks: VolumeLocks::default() })
+        Ok(Self { config, expected, state: RwLock::new(state), locks: VolumeLocks::default() })
     }
 
     fn active(&self) -> Result<Arc<Pool>> {
@@ -242,6 +240,10 @@ impl Backend for ThinBackend {
 
     fn default_size(&self) -> Option<ByteSize> {
         Some(self.config.default_size)
+    }
+
+    fn storage(&self) -> Result<StorageId> {
+        self.active().map(|pool| pool.names.storage())
     }
 
     async fn status(&self) -> Result<BackendStatus> {

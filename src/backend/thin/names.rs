@@ -4,7 +4,7 @@
 //! the longest, of a volume, has 83.
 
 use crate::backend::Locator;
-use crate::id::PoolUuid;
+use crate::id::{PoolUuid, StorageId};
 use crate::linux::device_mapper::Identity;
 
 /// The names of one pool's devices.
@@ -18,6 +18,10 @@ impl Names {
 
     pub(super) fn pool_uuid(self) -> PoolUuid {
         self.0
+    }
+
+    pub(super) fn storage(self) -> StorageId {
+        StorageId::from_uuid(self.0.uuid())
     }
 
     /// What the uuids of all of the pool's devices begin with.

@@ -13,6 +13,7 @@ use super::names::Names;
 use super::records::{RECORDS_ID, RECORDS_SIZE, Records};
 use super::status::{METADATA_BLOCK, PoolStatus};
 use super::storage::{Area, Found, Storage};
+use crate::backend::Expected;
 use crate::clock::{Entropy as _, System};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::PoolUuid;
@@ -61,8 +62,9 @@ impl Pool {
     /// # Errors
     /// `InUse` if another daemon has it, `Conflict` if the devices hold something else, `Corrupt` if
     /// its metadata is damaged.
-    pub(super) async fn open(config: ThinConfig) -> Result<Self> {
-        let opened = blocking::run("opening the pool", QUICK, move || Opened::new(config)).await?;
+    pub(super) async fn open(config: ThinConfig, expected: Expected) -> Result<Self> {
+        let open = move || Opened::new(config, &expected);
+        let opened = blocking::run("opening the pool", QUICK, open).await?;
         // An active pool changes its metadata, and was checked when it was activated.
         if !opened.is_active && opened.header.progress == Progress::Made {
             let device = opened.metadata_path()?;
@@ -208,13 +210,19 @@ impl Pool {
 }
 
 impl Opened {
-    /// Opens the storage and makes its two parts devices.
-    pub(super) fn new(config: ThinConfig) -> Result<Self> {
+    /// Opens the storage and makes its two parts devices. Writes nothing where the expected pool is not.
+    pub(super) fn new(config: ThinConfig, expected: &Expected) -> Result<Self> {
         let mapper = DeviceMapper::open()?;
-        let storage = Storage::open(&config.storage, config.chunk_size)?;
+        let storage = Storage::open(&config.storage, config.chunk_size, expected)?;
+        let place = config.storage.to_string();
         let header = match storage.look()? {
-            Found::Ours(header) => header,
+            Found::Ours(header) => {
+                // Whether it holds volumes that nobody has recorded the pool of is seen once it is active.
+                expected.admit(&place, Some(Names::new(header.pool).storage()), |_| Ok(true))?;
+                header
+            }
             Found::Blank => {
+                expected.admit(&place, None, |_| Ok(false))?;
                 storage.require_blank()?;
                 let pool = PoolUuid::from_uuid(System.uuid());
                 let role = storage.plan(config.chunk_size)?;

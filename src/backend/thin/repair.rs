@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::pool::{Opened, Pool};
-use super::{QUICK, SLOW, State, ThinBackend, ThinConfig, watch};
+use super::{QUICK, SLOW, State, ThinBackend, watch};
 use crate::clock::{Clock as _, System};
 use crate::error::{Error, ErrorKind, Result};
 use crate::linux::{
@@ -30,10 +30,10 @@ pub(super) fn advice() -> Vec<String> {
 pub(super) async fn repair(backend: &ThinBackend) -> Result<Vec<String>> {
     let mut done = Vec::new();
     take_out_of_use(backend).await?;
-    let mended = mend(&backend.config, &mut done).await;
+    let mended = mend(backend, &mut done).await;
     // Whatever came of it: what can be used is used.
     let opened = match mended {
-        Ok(()) => Pool::open(backend.config.clone()).await,
+        Ok(()) => Pool::open(backend.config.clone(), backend.expected.clone()).await,
         Err(error) => Err(error),
     };
     match opened {
@@ -72,14 +72,16 @@ async fn take_out_of_use(backend: &ThinBackend) -> Result<()> {
     Ok(())
 }
 
-async fn mend(config: &ThinConfig, done: &mut Vec<String>) -> Result<()> {
-    let for_opening = config.clone();
-    let opened = blocking::run("opening the pool", QUICK, move || Opened::new(for_opening)).await?;
+async fn mend(backend: &ThinBackend, done: &mut Vec<String>) -> Result<()> {
+    let (config, expected) = (backend.config.clone(), backend.expected.clone());
+    let copies = config.copies.clone();
+    let open = move || Opened::new(config, &expected);
+    let opened = blocking::run("opening the pool", QUICK, open).await?;
     if opened.is_active {
         return Err(Error::in_use("the kernel still has the pool, because a volume is attached"));
     }
     let device = opened.metadata_path()?;
-    let copy = config.copies.join(format!(
+    let copy = copies.join(format!(
         "{}-{}.metadata",
         opened.names.pool_uuid(),
         System.now().strftime("%Y%m%dT%H%M%SZ")

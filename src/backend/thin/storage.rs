@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::ThinStorage;
 use super::header::{Header, RESERVED, Role};
+use crate::backend::Expected;
 use crate::error::{Error, ErrorKind, Result};
 use crate::linux::device_mapper::{SECTOR, Target};
 use crate::linux::device_node::block_number;
@@ -88,7 +89,11 @@ impl Storage {
     ///
     /// # Errors
     /// `InUse` if another daemon has them.
-    pub(super) fn open(storage: &ThinStorage, chunk_size: ByteSize) -> Result<Self> {
+    pub(super) fn open(
+        storage: &ThinStorage,
+        chunk_size: ByteSize,
+        expected: &Expected,
+    ) -> Result<Self> {
         match storage {
             ThinStorage::Devices { data, metadata } => {
                 if metadata.as_ref() == Some(data) {
@@ -103,6 +108,12 @@ impl Storage {
                 Ok(Self { data, metadata, _lock: None })
             }
             ThinStorage::Files { directory, size } => {
+                let there = directory.join(DATA_FILE).try_exists().map_err(|error| {
+                    Error::io(format!("cannot look at {}", directory.display()), error)
+                })?;
+                if !there {
+                    expected.admit(&storage.to_string(), None, |_| Ok(false))?;
+                }
                 std::fs::create_dir_all(directory).map_err(|error| {
                     Error::io(format!("cannot make {}", directory.display()), error)
                         .hint("set the directory by [thin] file")

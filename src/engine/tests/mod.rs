@@ -3,6 +3,7 @@
 mod crashes;
 mod faults;
 mod rules;
+mod storage;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
