@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use holdfast::backend::Description;
 use holdfast::catalog::{Catalog, Change};
 use holdfast::id::{Generation, StorageId, VolumeUuid};
 use holdfast::model::{Content, Volume, VolumeState};
@@ -141,7 +142,7 @@ fn spawn_daemon(root: &Path) -> Child {
         .unwrap()
 }
 
-/// A state directory whose catalog has `count` volumes; there is nothing behind them.
+/// A state directory whose catalog has `count` volumes. Behind them are their descriptions alone.
 fn state_with(count: u128) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     let images = root.path().join("state/loop");
@@ -150,7 +151,7 @@ fn state_with(count: u128) -> tempfile::TempDir {
     std::fs::write(images.join(".id"), storage.to_string()).unwrap();
     let catalog = Catalog::open(&root.path().join("state/catalog.redb")).unwrap();
     let changes = (0..count).map(|number| {
-        Change::PutVolume(Box::new(Volume {
+        let volume = Volume {
             uuid: VolumeUuid::from_uuid(uuid::Uuid::from_u128(number + 1)),
             name: format!("volume-{number:05}").parse().unwrap(),
             backend: "loop".parse().unwrap(),
@@ -168,7 +169,14 @@ fn state_with(count: u128) -> tempfile::TempDir {
             options: BTreeMap::from([("size".to_owned(), "1G".to_owned())]),
             labels: BTreeMap::new(),
             created: jiff::Timestamp::UNIX_EPOCH,
-        }))
+        };
+        let directory = images.join(volume.uuid.to_string());
+        std::fs::create_dir(&directory).unwrap();
+        let description =
+            Description { volume: volume.clone(), snapshots: Vec::new(), retained: false };
+        let text = serde_json::to_vec_pretty(&description).unwrap();
+        std::fs::write(directory.join("volume.json"), text).unwrap();
+        Change::PutVolume(Box::new(volume))
     });
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let storage = Change::PutStorage("loop".parse().unwrap(), storage);

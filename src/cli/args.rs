@@ -97,7 +97,7 @@ Examples:
 /// `daemon`
 #[derive(Debug, Args)]
 pub(super) struct Daemon {
-    /// Move the catalog aside and make a new one from what the backends hold
+    /// Move the catalog aside and make a new one from what the backends hold; what cannot be read is left out and told of
     #[arg(long)]
     pub(super) rebuild_catalog: bool,
     /// Print the points at which tests can stop the daemon

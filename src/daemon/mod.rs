@@ -20,7 +20,7 @@ use crate::api::{Gate, GateKeeper, admin, docker};
 use crate::catalog::Catalog;
 use crate::clock;
 use crate::config::{self, Config, LogFormat, LogLevel};
-use crate::engine::{self, Engine, EngineConfig, Environment};
+use crate::engine::{self, Engine, EngineConfig, Environment, RebuildReport, Unreadable};
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::linux::{LinuxHost, LockFile};
@@ -36,7 +36,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 pub enum CatalogChoice {
     /// Use it; make one from what the backends hold if there is none.
     Keep,
-    /// Move it aside and make one from what the backends hold.
+    /// Move it aside and make one from what the backends hold, whatever is lost or damaged.
     Rebuild,
 }
 
@@ -182,18 +182,20 @@ async fn start(config: &Config, choice: CatalogChoice) -> Result<Engine> {
         false => None,
     };
     let backends = backends::open(config, known.as_ref()).await?;
+    let mut report = RebuildReport::default();
     let catalog = if let Some(catalog) = known {
         catalog
     } else {
-        let report = engine::rebuild_catalog(&path, &backends).await?;
+        let unreadable = match choice {
+            CatalogChoice::Keep => Unreadable::Refuse,
+            CatalogChoice::Rebuild => Unreadable::Leave,
+        };
+        report = engine::rebuild_catalog(&path, &backends, unreadable).await?;
         if !report.volumes.is_empty() {
             tracing::warn!(
                 volumes = report.volumes.len(),
                 "there was no catalog; it was rebuilt from what the backends hold"
             );
-        }
-        for left in &report.left {
-            tracing::warn!("not taken into the catalog: {left}");
         }
         open_catalog(&path).await?
     };
@@ -211,7 +213,9 @@ async fn start(config: &Config, choice: CatalogChoice) -> Result<Engine> {
         trash_after: config.trash_after,
         freeze_limit: config.loop_freeze_limit,
     };
-    Engine::start(config, environment, catalog, backends).await
+    let engine = Engine::start(config, environment, catalog, backends).await?;
+    report.left.into_iter().for_each(|left| engine.warn(left));
+    Ok(engine)
 }
 
 fn exists(path: &Path) -> Result<bool> {

@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use change::Change;
-pub use rebuild::{RebuildReport, rebuild_catalog};
+pub use rebuild::{RebuildReport, Unreadable, rebuild_catalog};
 pub use storage::{expected_storage, opened};
 
 use crate::backend::{Backend, Scope};
@@ -124,6 +124,7 @@ impl Engine {
         };
         engine.tell_of_unavailable();
         engine.reconcile().await?;
+        engine.look_for_unknown();
         Ok(engine)
     }
 
@@ -188,7 +189,8 @@ impl Engine {
             .hint("see `holdfast volume ls`")
     }
 
-    fn warn(&self, warning: String) {
+    /// Tells an administrator in the log and, until the daemon is started again, in `status`.
+    pub fn warn(&self, warning: String) {
         tracing::warn!("{warning}");
         let mut warnings =
             self.inner.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

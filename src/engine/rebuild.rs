@@ -1,7 +1,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::backend::{Backend, Description};
+use crate::backend::{Backend, Description, Found};
 use crate::catalog::{Catalog, Change};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Volume, VolumeState};
@@ -12,8 +12,19 @@ use crate::name::VolumeName;
 pub struct RebuildReport {
     /// Volumes that are known again.
     pub volumes: Vec<VolumeName>,
-    /// What was found and not taken up, and why, as sentences.
+    /// What was found and not taken up as it was, and why, as sentences. What its user removed and
+    /// retained is not among it.
     pub left: Vec<String>,
+}
+
+/// What to do about a volume whose description does not tell what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreadable {
+    /// Make no catalog: Docker would be told that the volume does not exist, and would make an empty
+    /// one in its place.
+    Refuse,
+    /// Leave it where it is.
+    Leave,
 }
 
 /// Makes a new catalog at `path`, where there is none, of what the backends hold: without it Docker
@@ -21,13 +32,43 @@ pub struct RebuildReport {
 ///
 /// # Errors
 /// `InUse` if there is a catalog; a backend that cannot be read, because a partial catalog would be
-/// taken for a whole one.
-pub async fn rebuild_catalog(path: &Path, backends: &[Arc<dyn Backend>]) -> Result<RebuildReport> {
+/// taken for a whole one; `Corrupt` for unreadable volumes that are not to be left.
+pub async fn rebuild_catalog(
+    path: &Path,
+    backends: &[Arc<dyn Backend>],
+    unreadable: Unreadable,
+) -> Result<RebuildReport> {
     let there = path.try_exists().map_err(|error| {
         Error::io(format!("cannot tell whether there is a catalog at {}", path.display()), error)
     })?;
     if there {
         return Err(Error::in_use(format!("there is a catalog at {}", path.display())));
+    }
+    let mut report = RebuildReport::default();
+    let mut found = Vec::new();
+    for backend in backends {
+        let mut volumes = backend.survey().await?;
+        volumes.sort_by_key(|found| found.volume);
+        for volume in volumes {
+            match volume.description {
+                Ok(Description { retained: true, .. }) => {}
+                Ok(description) if description.volume.uuid == volume.volume => {
+                    found.push((backend, description));
+                }
+                _ => report.left.push(unknown(&**backend, &volume)),
+            }
+        }
+    }
+    if unreadable == Unreadable::Refuse && !report.left.is_empty() {
+        return Err(Error::corrupt(format!(
+            "there is no catalog at {}, and not every volume can be taken into a new one: {}",
+            path.display(),
+            report.left.join("; ")
+        ))
+        .hint(
+            "put the catalog or the descriptions back, or start once with --rebuild-catalog, which \
+             goes on without these volumes and leaves their data where it is",
+        ));
     }
     // Under another name until it is whole: a half rebuilt catalog must not pass for a catalog.
     let draft = path.with_extension("rebuilding");
@@ -38,24 +79,8 @@ pub async fn rebuild_catalog(path: &Path, backends: &[Arc<dyn Backend>]) -> Resu
         _ => {}
     }
     let catalog = Catalog::open(&draft)?;
-    let mut report = RebuildReport::default();
-    for backend in backends {
-        let mut found = backend.survey().await?;
-        found.sort_by_key(|found| found.volume);
-        for found in found {
-            let uuid = found.volume;
-            let skip = |why: &str| format!("volume {uuid} in {}: {why}", backend.name());
-            match found.description {
-                Err(error) => report.left.push(skip(&error.full_message())),
-                Ok(Description { retained: true, volume, .. }) => {
-                    report.left.push(skip(&format!("{} was removed and retained", volume.name)));
-                }
-                Ok(description) if description.volume.uuid != uuid => {
-                    report.left.push(skip("its description is of another volume"));
-                }
-                Ok(description) => take_up(&catalog, backend, description, &mut report).await?,
-            }
-        }
+    for (backend, description) in found {
+        take_up(&catalog, backend, description, &mut report).await?;
     }
     drop(catalog);
     std::fs::rename(&draft, path)
@@ -65,6 +90,19 @@ pub async fn rebuild_catalog(path: &Path, backends: &[Arc<dyn Backend>]) -> Resu
         })
         .map_err(|error| Error::io(format!("cannot put {} in place", path.display()), error))?;
     Ok(report)
+}
+
+/// Says that the catalog does not know a volume that the backend holds.
+pub(super) fn unknown(backend: &dyn Backend, found: &Found) -> String {
+    let Found { volume, description } = found;
+    let why = match description {
+        Err(error) => error.full_message(),
+        Ok(description) if description.volume.uuid != *volume => {
+            "its description is of another volume".to_owned()
+        }
+        Ok(description) => format!("it was the volume {}", description.volume.name),
+    };
+    format!("{volume} in the backend {} is no volume of the catalog: {why}", backend.name())
 }
 
 async fn take_up(

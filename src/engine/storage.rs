@@ -1,12 +1,13 @@
 //! Each volume lies on the storage that the catalog says, or its backend is not used.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use super::Engine;
-use crate::backend::{About, Backend, Expected, Locator, UnavailableBackend};
+use super::{Engine, Inner, rebuild};
+use crate::backend::{About, Backend, Expected, Found, Locator, UnavailableBackend};
 use crate::catalog::{Catalog, Change};
 use crate::error::{ErrorKind, Result};
+use crate::id::VolumeUuid;
 use crate::model::VolumeState;
 use crate::name::BackendName;
 
@@ -76,6 +77,29 @@ pub(super) async fn admitted(
     Ok(backend)
 }
 
+/// What the backend holds and the catalog knows neither before nor after looking; `None` if the
+/// engine is gone or the backend does not tell.
+async fn unknown_volumes(inner: &Weak<Inner>, backend: &dyn Backend) -> Option<Vec<Found>> {
+    // Weak, so that this alone does not keep a stopped engine and its catalog.
+    let known = || -> Option<HashSet<VolumeUuid>> {
+        Some(inner.upgrade()?.catalog.read(|state| state.volumes().map(|v| v.uuid).collect()))
+    };
+    let before = known()?;
+    let found = match backend.survey().await {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!("cannot look for unknown volumes: {}", error.full_message());
+            return None;
+        }
+    };
+    let after = known()?;
+    let unknown = |found: &Found| {
+        let retained = found.description.as_ref().is_ok_and(|description| description.retained);
+        !retained && !before.contains(&found.volume) && !after.contains(&found.volume)
+    };
+    Some(found.into_iter().filter(unknown).collect())
+}
+
 impl Engine {
     /// The backend of this name, whether it can be used or not.
     pub(super) fn known_backend(&self, name: &BackendName) -> Result<&Arc<dyn Backend>> {
@@ -87,6 +111,27 @@ impl Engine {
     pub(super) fn backend(&self, name: &BackendName) -> Result<&Arc<dyn Backend>> {
         let backend = self.known_backend(name)?;
         backend.storage().map(|_| backend)
+    }
+
+    /// Warns of volumes that the backends hold and the catalog does not know: they take room, and
+    /// somebody may miss them. Beside everything else, because there may be many.
+    pub(super) fn look_for_unknown(&self) {
+        for backend in self.inner.backends.values().filter(|backend| backend.storage().is_ok()) {
+            let (backend, inner) = (Arc::clone(backend), Arc::downgrade(&self.inner));
+            tokio::spawn(async move {
+                let mut unknown = unknown_volumes(&inner, &*backend).await?;
+                if !unknown.is_empty() {
+                    // What was made and removed meanwhile is not there any more.
+                    let again = unknown_volumes(&inner, &*backend).await?;
+                    unknown.retain(|one| again.iter().any(|other| other.volume == one.volume));
+                }
+                let engine = Self { inner: inner.upgrade()? };
+                for found in unknown {
+                    engine.warn(rebuild::unknown(&*backend, &found));
+                }
+                Some(())
+            });
+        }
     }
 
     /// Says in the log what `status` will say.

@@ -239,6 +239,47 @@ fn assert_warned(daemon: &Daemon<'_>, words: &[&str]) {
 }
 
 #[test]
+fn a_rebuilt_catalog_drops_no_volume_unasked_and_tells_of_it_afterwards() {
+    let host = Host::new();
+    let mut daemon = Daemon::start(&host);
+    let cli = daemon.cli();
+    for volume in ["data", "damaged", "bare"] {
+        cli.ok(&["volume", "create", volume, "--size", "64M"]);
+    }
+    cli.ok(&["volume", "create", "retained", "--size", "64M", "-o", "on-remove=retain"]);
+    cli.ok(&["volume", "rm", "retained"]);
+    let uuid = |name: &str| cli.inspect(name)["uuid"].as_str().unwrap().to_owned();
+    let (damaged, bare) = (uuid("damaged"), uuid("bare"));
+    daemon.terminate();
+    let catalog = daemon.state_dir().join("catalog.redb");
+    fs::remove_file(&catalog).unwrap();
+    let description = |uuid: &str| daemon.loop_dir().join(uuid).join("volume.json");
+    fs::write(description(&damaged), "{").unwrap();
+    fs::remove_file(description(&bare)).unwrap();
+
+    let mut refused = Launch::new(&host).spawn(&host);
+    assert_eq!(refused.wait_end().code(), Some(1));
+    let log = refused.log();
+    for words in [&*damaged, &*bare, description(&damaged).to_str().unwrap(), "--rebuild-catalog"] {
+        assert!(log.contains(words), "{words}: {log}");
+    }
+    assert!(!catalog.exists(), "Docker is not told of a part for the whole");
+
+    let mut rebuilt = Launch::new(&host).args(&["--rebuild-catalog"]).start(&host);
+    assert_eq!(rebuilt.plugin().list(), ["data"]);
+    assert_warned(&rebuilt, &[&damaged]);
+    rebuilt.terminate();
+    let later = Launch::new(&host).start(&host);
+    let warnings = || later.cli().ok(&["status"]).json()["warnings"].clone();
+    wait::until_true("the backend is compared with the catalog", || {
+        let warnings = warnings().to_string();
+        warnings.contains(&damaged) && warnings.contains(&bare)
+    });
+    assert_eq!(warnings().as_array().unwrap().len(), 2, "of nothing else: {}", warnings());
+    assert!(daemon.loop_dir().join(&damaged).exists(), "its data is where it was");
+}
+
+#[test]
 fn a_loop_directory_that_is_away_is_not_replaced_by_an_empty_one() {
     let host = Host::new();
     let mut daemon = Launch::new(&host).failpoint("delete.commit=kill").start(&host);
