@@ -241,30 +241,58 @@ fn latency() {
             ("/VolumeDriver.Path", r#"{"Name":"volume-00005"}"#),
             ("/VolumeDriver.Capabilities", "{}"),
         ] {
-            let (mut our_times, mut bare_times) = (Vec::new(), Vec::new());
-            for round in 0..6_000 {
-                let begin = Instant::now();
-                ours.post(path, body);
-                let middle = Instant::now();
-                bare.post(path, body);
-                if round >= 1_000 {
-                    our_times.push(middle - begin);
-                    bare_times.push(middle.elapsed());
-                }
-            }
-            let (ours, bare) = (summary(our_times), summary(bare_times));
-            println!(
-                "| {count} | {} | {:.0} | {:.0} | {:.0} | {:.2} |",
-                path.rsplit('.').next().unwrap(),
-                micros(ours.median),
-                micros(ours.p99),
-                micros(bare.median),
-                ours.median.as_secs_f64() / bare.median.as_secs_f64(),
-            );
+            compare(&count.to_string(), &mut ours, &mut bare, path, body);
         }
     }
+    mounted_latency(&echo_socket);
     let _ = echo.kill();
     let _ = echo.wait();
+}
+
+/// Get of a mounted volume, alone and among 100 mounted ones.
+fn mounted_latency(echo_socket: &Path) {
+    let daemon = Daemon::new();
+    let mut client = daemon.client();
+    let mut mounted = 0;
+    for count in [1, 100] {
+        for volume in mounted..count {
+            let (volume, id) = (format!(r#""m{volume}""#), r#""ID":"x""#);
+            let body = format!(r#"{{"Name":{volume},"Opts":{{"size":"16M"}}}}"#);
+            client.post("/VolumeDriver.Create", &body);
+            client.post("/VolumeDriver.Mount", &format!(r#"{{"Name":{volume},{id}}}"#));
+        }
+        mounted = count;
+        let mut bare = Client::connect(echo_socket);
+        let title = format!("{count} mounted");
+        compare(&title, &mut client, &mut bare, "/VolumeDriver.Get", r#"{"Name":"m0"}"#);
+    }
+    for volume in 0..mounted {
+        client.post("/VolumeDriver.Unmount", &format!(r#"{{"Name":"m{volume}","ID":"x"}}"#));
+    }
+}
+
+/// One call, in turn with a bare echo of its body.
+fn compare(title: &str, ours: &mut Client, bare: &mut Client, path: &str, body: &str) {
+    let (mut our_times, mut bare_times) = (Vec::new(), Vec::new());
+    for round in 0..6_000 {
+        let begin = Instant::now();
+        ours.post(path, body);
+        let middle = Instant::now();
+        bare.post(path, body);
+        if round >= 1_000 {
+            our_times.push(middle - begin);
+            bare_times.push(middle.elapsed());
+        }
+    }
+    let (ours, bare) = (summary(our_times), summary(bare_times));
+    println!(
+        "| {title} | {} | {:.0} | {:.0} | {:.0} | {:.2} |",
+        path.rsplit('.').next().unwrap(),
+        micros(ours.median),
+        micros(ours.p99),
+        micros(bare.median),
+        ours.median.as_secs_f64() / bare.median.as_secs_f64(),
+    );
 }
 
 /// List of 10,000 volumes.

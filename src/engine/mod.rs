@@ -85,6 +85,7 @@ struct Inner {
     owners: Arc<Owners>,
     registry: Arc<Registry>,
     usage: Mutex<read::UsageCache>,
+    sources: Mutex<read::SourceCache>,
     /// What the start found and nobody has mended.
     warnings: Mutex<Vec<String>>,
 }
@@ -119,6 +120,7 @@ impl Engine {
                 owners: Arc::default(),
                 registry: Arc::default(),
                 usage: Mutex::default(),
+                sources: Mutex::default(),
                 warnings: Mutex::default(),
             }),
         };

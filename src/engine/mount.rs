@@ -109,6 +109,7 @@ impl Work {
         };
         self.step(Step::MountFilesystem, host.mount(&request(volume.read_only && !changes)?))
             .await?;
+        self.engine.remember_source(volume, &attachment.source);
         if !changes {
             return Ok(None);
         }

@@ -25,6 +25,13 @@ const USAGE_AGE: Duration = Duration::from_secs(10);
 /// Usages as they were last told, or what is wrong with the volume.
 pub(super) type UsageCache = HashMap<VolumeUuid, (Instant, Result<Usage, String>)>;
 
+/// What mounted volumes are reached by, which stays while they are mounted; `None` is a backend that
+/// did not tell when it was asked.
+pub(super) type SourceCache = HashMap<VolumeUuid, (Instant, Option<String>)>;
+
+/// Records of volumes that are no more leave a cache with all the others; asking again costs little.
+const CACHED: usize = 100_000;
+
 impl Engine {
     /// A volume that users may see, from memory.
     pub fn volume(&self, name: &VolumeName) -> Option<VolumeSummary> {
@@ -271,8 +278,7 @@ impl Engine {
             Err(_) => Err(format!("the backend {name} does not answer for it")),
         };
         let mut cache = self.usage_cache();
-        // Volumes that are no more leave with the rest; asking again costs little.
-        if cache.len() > 100_000 {
+        if cache.len() > CACHED {
             cache.clear();
         }
         cache.insert(volume.uuid, (Instant::now(), usage.clone()));
@@ -283,19 +289,59 @@ impl Engine {
         self.inner.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the volume is reached by on this host, if its backend tells in time.
+    /// What the mounted volume is reached by on this host: as it was mounted by, or, if that was before
+    /// this daemon's start, as its backend tells if it does so in time.
     async fn source(&self, volume: &Volume) -> Option<String> {
+        let now = Instant::now();
+        let known = self.source_cache().get(&volume.uuid).cloned();
+        match known {
+            Some((_, Some(source))) => Some(source),
+            Some((asked, None)) => {
+                if now.duration_since(asked) >= USAGE_AGE {
+                    self.source_cache().insert(volume.uuid, (now, None));
+                    let (engine, volume) = (self.clone(), volume.clone());
+                    tokio::spawn(async move { engine.ask_source(&volume).await });
+                }
+                None
+            }
+            None => self.ask_source(volume).await,
+        }
+    }
+
+    async fn ask_source(&self, volume: &Volume) -> Option<String> {
         let backend = self.backend(&volume.backend).ok()?;
         let asked = backend.inspect(Locator::from(volume));
-        match tokio::time::timeout(BACKEND_PATIENCE, asked).await.ok()?.ok()? {
-            Presence::Present { attached: Some(MountSource::Device(device)), .. } => {
-                Some(device.display().to_string())
-            }
-            Presence::Present { attached: Some(MountSource::Export { source, .. }), .. } => {
-                Some(source)
-            }
+        let told = match tokio::time::timeout(BACKEND_PATIENCE, asked).await {
+            Ok(Ok(Presence::Present { attached: Some(source), .. })) => Some(source_text(&source)),
             _ => None,
+        };
+        let mut cache = self.source_cache();
+        let entry = cache.entry(volume.uuid).or_insert((Instant::now(), None));
+        // A mount since then knows better.
+        if entry.1.is_none() {
+            *entry = (Instant::now(), told);
         }
+        entry.1.clone()
+    }
+
+    /// Keeps what the volume is mounted by, so that nobody has to ask for it.
+    pub(super) fn remember_source(&self, volume: &Volume, source: &MountSource) {
+        let mut cache = self.source_cache();
+        if cache.len() > CACHED {
+            cache.clear();
+        }
+        cache.insert(volume.uuid, (Instant::now(), Some(source_text(source))));
+    }
+
+    fn source_cache(&self) -> std::sync::MutexGuard<'_, SourceCache> {
+        self.inner.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn source_text(source: &MountSource) -> String {
+    match source {
+        MountSource::Device(device) => device.display().to_string(),
+        MountSource::Export { source, .. } => source.clone(),
     }
 }
 

@@ -146,7 +146,7 @@ impl LoopDevice {
             // SAFETY: LOOP_CTL_GET_FREE takes no argument.
             let free: c_int = unsafe { loop_ctl_get_free(control.as_raw_fd()) }.map_err(failed)?;
             let index = u32::try_from(free).map_err(|_| failed(Errno::EINVAL))?;
-            let device = Self { file: open_node(index)?, index };
+            let device = Self { file: open_node(index, Access::Change)?, index };
             // SAFETY: `config` is a whole struct loop_config and the kernel only reads it.
             match unsafe { loop_configure(device.file.as_raw_fd(), &raw const config) } {
                 Ok(_) => return Ok(device),
@@ -160,7 +160,7 @@ impl LoopDevice {
 
     /// Opens a device that is bound already; `None` if it is not bound any more.
     pub(crate) fn open(index: u32) -> Result<Option<(Self, Bound)>> {
-        let device = Self { file: open_node(index)?, index };
+        let device = Self { file: open_node(index, Access::Change)?, index };
         Ok(device.status()?.map(|bound| (device, bound)))
     }
 
@@ -213,7 +213,8 @@ pub(crate) fn bound() -> Result<Vec<Bound>> {
         let index = name.to_str().and_then(|name| name.strip_prefix("loop")?.parse().ok());
         let Some(index) = index else { continue };
         let Some(path) = backing_path(index)? else { continue };
-        let file = open_node(index)?;
+        // The end of a writable opening has udev read the device again.
+        let file = open_node(index, Access::Look)?;
         if let Some(info) = status_of(&file, index)? {
             devices.push(bound_from(index, &info, path));
         }
@@ -268,13 +269,20 @@ fn error_is_gone(error: &Error) -> bool {
         .is_some_and(|errno| errno == nix::libc::ENODEV || errno == nix::libc::ENXIO)
 }
 
+/// What a device is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Look,
+    Change,
+}
+
 /// Opens the device's node, made where nothing makes it for us.
-fn open_node(index: u32) -> Result<File> {
+fn open_node(index: u32, access: Access) -> Result<File> {
     let path = device_path(index);
     device_node::ensure(&path, NodeKind::Block, (LOOP_MAJOR, index))?;
     File::options()
         .read(true)
-        .write(true)
+        .write(access == Access::Change)
         .open(&path)
         .map_err(|error| Error::io(format!("cannot open {}", path.display()), error))
 }

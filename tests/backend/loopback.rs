@@ -158,6 +158,25 @@ async fn no_device_outlives_its_last_user() {
     assert_eq!(loop_devices_below(&dir), [""; 0]);
 }
 
+/// The end of a writable opening is what has udev probe a device again.
+#[tokio::test]
+async fn looking_at_a_device_does_not_open_it_for_writing() {
+    use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+    let (trial, _place) = on_ext4(FilesystemKind::Ext4).await;
+    let (volume, other) = (trial.created("v").await, trial.created("w").await);
+    let mounted = trial.mounted(&volume).await;
+    let events = inotify::init(CreateFlags::NONBLOCK).unwrap();
+    inotify::add_watch(&events, &mounted.device, WatchFlags::CLOSE_WRITE).unwrap();
+    for one in [&volume, &other] {
+        trial.backend.inspect(one.into()).await.unwrap();
+    }
+    assert!(trial.backend.delete(volume.uuid).await.is_err());
+    trial.backend.delete(other.uuid).await.unwrap().ignore();
+    let told = rustix::io::read(&events, &mut [0u8; 1024]);
+    assert_eq!(told, Err(rustix::io::Errno::AGAIN), "it was closed after writing");
+    trial.unmounted(&volume).await;
+}
+
 #[tokio::test]
 async fn rule_07_a_replaced_image_is_found_out() {
     let (trial, place) = on_ext4(FilesystemKind::Ext4).await;

@@ -143,6 +143,33 @@ async fn rule_11_a_volume_that_hangs_delays_no_other() {
 }
 
 #[tokio::test]
+async fn a_mounted_volume_is_told_of_without_asking_its_backend() {
+    let world = World::new();
+    let engine = world.start().await;
+    engine.make("db", &[]).await.unwrap();
+    engine.hold("db", "c1").await.unwrap();
+    let source = engine.details(&name("db")).await.unwrap().source;
+    assert!(source.as_ref().is_some_and(|source| source.starts_with("/dev/sim/")), "{source:?}");
+    let (inspected, measured) =
+        (world.backend().calls(Call::Inspect), world.backend().calls(Call::Usage));
+    for _ in 0..10 {
+        assert_eq!(engine.details(&name("db")).await.unwrap().source, source);
+    }
+    assert_eq!(world.backend().calls(Call::Inspect), inspected);
+    assert_eq!(world.backend().calls(Call::Usage), measured);
+
+    // What was mounted before the start is asked for once.
+    drop(engine);
+    let engine = world.start().await;
+    for _ in 0..10 {
+        assert_eq!(engine.details(&name("db")).await.unwrap().source, source);
+    }
+    assert_eq!(world.backend().calls(Call::Inspect), 1);
+    engine.let_go("db", "c1").await.unwrap();
+    assert_eq!(engine.details(&name("db")).await.unwrap().source, None);
+}
+
+#[tokio::test]
 async fn rule_12_what_may_have_happened_has_a_recorded_name_and_is_never_deleted_for_that() {
     let world = World::new();
     let engine = world.start().await;
