@@ -129,7 +129,7 @@ pub struct VolumeOptions {
     pub filesystem: Option<FilesystemKind>,
     /// `mkfs-options`, split at blanks.
     pub mkfs_options: Vec<String>,
-    /// `mount-options`, split at commas.
+    /// `mount-options`, split at commas; without `ro` and `rw`, which are `read-only`.
     pub mount_options: Vec<String>,
     /// `uid`, `gid`, `mode`
     pub ownership: Ownership,
@@ -202,7 +202,33 @@ impl VolumeOptions {
                 return Err(Error::invalid(format!("option {canonical} is given twice")));
             }
         }
+        options.settle_read_only()?;
         Ok(options)
+    }
+
+    /// `ro` and `rw` among the mount options are the option `read-only` in other words; as in
+    /// mount(8), the last of them counts.
+    fn settle_read_only(&mut self) -> Result<()> {
+        let settles = |word: &&String| matches!(word.as_str(), "ro" | "rw");
+        let Some(last) = self.mount_options.iter().rfind(settles) else { return Ok(()) };
+        let read_only = last == "ro";
+        if self.given.contains_key("read-only") && self.read_only != read_only {
+            return Err(Error::invalid(format!(
+                "mount-options says {last}, but read-only says {}",
+                self.read_only
+            ))
+            .hint("leave out one of the two"));
+        }
+        self.read_only = read_only;
+        self.mount_options.retain(|word| !settles(&word));
+        self.given.remove("mount-options");
+        if !self.mount_options.is_empty() {
+            self.given.insert("mount-options".to_owned(), self.mount_options.join(","));
+        }
+        if read_only {
+            self.given.insert("read-only".to_owned(), "true".to_owned());
+        }
+        Ok(())
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<()> {
@@ -242,8 +268,8 @@ impl VolumeOptions {
     /// Whether two values of the option `key` mean the same, `10G` and `10240M` for example.
     pub fn same_value(key: &str, one: &str, other: &str) -> bool {
         let canonical = |value: &str| {
-            let mut options = Self::default();
-            options.set(key, value).map(|()| options)
+            let given = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+            Self::parse(&given).map(|options| Self { given: BTreeMap::new(), ..options })
         };
         one == other
             || matches!((canonical(one), canonical(other)), (Ok(one), Ok(other)) if one == other)
@@ -389,6 +415,21 @@ mod tests {
             assert!(parse(&[(key, value)]).is_err(), "{key}={value}");
         }
         assert!(parse(&[("clone-of", "a"), ("from-snapshot", "a@b")]).is_err());
+    }
+
+    #[test]
+    fn read_only_in_the_words_of_mount_is_read_only() {
+        let plain = parse(&[("read-only", "true"), ("mount-options", "noatime")]).unwrap();
+        for words in ["ro,noatime", "noatime, ro", "rw,noatime,ro"] {
+            assert_eq!(parse(&[("mount-options", words)]).unwrap(), plain, "{words}");
+        }
+        assert_eq!(parse(&[("mount-options", "ro")]).unwrap().given()["read-only"], "true");
+        assert_eq!(parse(&[("mount-options", "rw")]).unwrap(), VolumeOptions::default());
+        for (words, flag) in [("ro", "false"), ("rw", "true")] {
+            let error = parse(&[("mount-options", words), ("read-only", flag)]).unwrap_err();
+            assert!(error.full_message().contains(words), "{}", error.full_message());
+        }
+        assert!(VolumeOptions::same_value("mount-options", "rw,nodev", "nodev"));
     }
 
     #[test]

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::change::Work;
+use super::mount::mount_request;
 use crate::backend::{
     Attachment, BackendKind, BackendStatus, ContentRef, Locator, MountSource, Snapshots,
 };
@@ -208,8 +209,11 @@ impl Work {
             if let Some(filesystem) = volume.filesystem {
                 let locator = Locator::from(&volume);
                 let attachment = self.step(Step::CreateAttach, backend.attach(locator)).await?;
-                self.step(Step::CreateFormat, self.format(&volume, filesystem, &attachment))
-                    .await?;
+                self.step(Step::CreateFormat, async {
+                    self.format(&volume, filesystem, &attachment).await?;
+                    self.try_options(&volume, &attachment).await
+                })
+                .await?;
                 volume.content = Content::Formatted;
                 let record = vec![put(&volume)];
                 self.step(Step::CreateRecordFormat, self.engine.inner.catalog.commit(record))
@@ -248,6 +252,20 @@ impl Work {
             Ok(()) => Ok(()),
             Err(error) => Err(self.or_no_room(volume, error).await),
         }
+    }
+
+    /// Mount options that the filesystem does not take fail the creation and not the first mount, when
+    /// there is only a volume that can never be used.
+    async fn try_options(&self, volume: &Volume, attachment: &Attachment) -> Result<()> {
+        if volume.mount_options.is_empty() {
+            return Ok(());
+        }
+        // As its first mount will be: to be prepared or grown it has to be writable.
+        let read_only =
+            volume.read_only && volume.content == Content::Prepared && !volume.grow_pending;
+        let target = self.engine.target(&volume.name);
+        let request = mount_request(volume, attachment, target, read_only)?;
+        self.engine.inner.environment.host.try_mount(&request).await
     }
 
     /// A full disk below a sparse image looks like a broken device to mkfs: says what it is.
@@ -294,7 +312,11 @@ impl Work {
                 // No volume's name begins with a dot.
                 let scratch = self.engine.inner.config.mount_dir.join(format!(".{}", volume.uuid));
                 let renew = host.renew_identity(device, filesystem, volume.uuid.uuid(), &scratch);
-                self.step(Step::CloneIdentity, renew).await?;
+                self.step(Step::CloneIdentity, async {
+                    renew.await?;
+                    self.try_options(&volume, &attachment).await
+                })
+                .await?;
                 drop(attachment);
                 self.step(Step::CloneDetach, backend.detach(locator)).await?;
             }

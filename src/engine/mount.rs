@@ -324,7 +324,7 @@ pub(super) fn ledger_change(volume: &Volume, ledger: MountLedger) -> catalog::Ch
     catalog::Change::PutLedger(volume.uuid, ledger)
 }
 
-fn mount_request(
+pub(super) fn mount_request(
     volume: &Volume,
     attachment: &Attachment,
     target: PathBuf,

@@ -86,6 +86,12 @@ impl Host for LinuxHost {
         blocking::run(&what, SLOW, move || mount::mount(&request)).await
     }
 
+    async fn try_mount(&self, request: &MountRequest) -> Result<()> {
+        let request = request.clone();
+        let what = format!("opening {}", request.source);
+        blocking::run(&what, SLOW, move || mount::open_and_close(&request)).await
+    }
+
     async fn unmount(&self, target: &Path) -> Result<Outcome> {
         at("unmounting", SLOW, target, mount::unmount).await
     }

@@ -119,6 +119,10 @@ pub trait Host: Debug + Send + Sync {
     /// Mounts. `Unchanged` if the same source is mounted there already; another source there is `InUse`.
     async fn mount(&self, request: &MountRequest) -> Result<Outcome>;
 
+    /// Has the kernel open the filesystem as for this mount and let it go again, mounted nowhere: tells
+    /// whether it takes the options.
+    async fn try_mount(&self, request: &MountRequest) -> Result<()>;
+
     /// Unmounts, never lazily, and removes the empty mount directory. `Unchanged` if nothing is mounted
     /// there; `InUse` while files are open.
     async fn unmount(&self, target: &Path) -> Result<Outcome>;

@@ -133,6 +133,51 @@ fn mount_options_reach_the_kernel() {
 }
 
 #[test]
+fn ro_among_the_mount_options_makes_a_read_only_volume() {
+    let host = Host::new();
+    let daemon = Daemon::start(&host);
+    let plugin = daemon.plugin();
+    plugin.create("data", &[("size", "64M"), ("mount-options", "ro,noatime")]).unwrap();
+    let mountpoint = plugin.mount("data", "id").unwrap();
+    let error = std::fs::write(host.inside(mountpoint.join("file")), "x").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    for same in [
+        &[("size", "64M"), ("mount-options", "ro,noatime")][..],
+        &[("size", "64M"), ("mount-options", "noatime"), ("read-only", "true")],
+    ] {
+        plugin.create("data", same).expect("the same in other words");
+    }
+    let error = plugin.create("data", &[("size", "64M"), ("mount-options", "noatime")]);
+    assert!(error.unwrap_err().contains("read-only is true"));
+    plugin.create("other", &[("size", "64M"), ("mount-options", "rw")]).unwrap();
+    let mountpoint = plugin.mount("other", "id").unwrap();
+    daemon.write(mountpoint.join("file"), "content");
+}
+
+#[test]
+fn a_mount_option_that_the_filesystem_does_not_know_fails_the_creation() {
+    let host = Host::new();
+    let daemon = Daemon::start(&host);
+    let plugin = daemon.plugin();
+    for kind in ["ext4", "xfs", "btrfs"] {
+        let size = [("size", "512M"), ("fs", kind)];
+        let with = |words| [&size[..], &[("mount-options", words)]].concat();
+        let error = plugin.create("data", &with("noatime,bogus")).unwrap_err();
+        assert!(error.contains("bogus"), "{kind}: {error}");
+        assert_eq!(plugin.list(), [""; 0]);
+        daemon.wait_no_volume_files();
+        plugin.create("data", &with("noatime")).unwrap();
+        plugin.mount("data", "id").unwrap();
+        plugin.unmount("data", "id").unwrap();
+        let clone = [("clone-of", "data"), ("mount-options", "bogus")];
+        assert!(plugin.create("copy", &clone).unwrap_err().contains("bogus"), "{kind}");
+        plugin.remove("data").unwrap();
+        daemon.wait_no_volume_files();
+    }
+    assert_eq!((host.mounts(), host.loops()), (vec![], vec![]));
+}
+
+#[test]
 fn a_clone_and_a_volume_from_a_snapshot_have_the_content_of_then() {
     let host = Host::new();
     let daemon = Daemon::start(&host);

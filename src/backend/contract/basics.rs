@@ -221,6 +221,8 @@ pub async fn mounting_is_idempotent(trial: &Trial) {
     let attachment = trial.backend.attach((&volume).into()).await.unwrap();
     bogus.source = device_of(&attachment).display().to_string();
     bogus.options = vec!["bogus-option".to_owned()];
+    trial.host.try_mount(&trial.request(&device_of(&attachment), &mounted.target)).await.unwrap();
+    assert_eq!(kind(trial.host.try_mount(&bogus).await), ErrorKind::Invalid);
     let error = trial.host.mount(&bogus).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(error.full_message().contains("bogus-option"), "{}", error.full_message());

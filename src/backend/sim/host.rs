@@ -27,6 +27,14 @@ impl SimHost {
     }
 }
 
+fn check_options(request: &MountRequest) -> Result<()> {
+    let wrong = |option: &&String| option.starts_with("bogus") || option.starts_with("device=");
+    match request.options.iter().find(wrong) {
+        None => Ok(()),
+        Some(option) => Err(Error::invalid(format!("there is no mount option {option:?}"))),
+    }
+}
+
 impl State {
     fn mount_at(&mut self, target: &Path) -> Option<&mut SimMount> {
         self.mounts.iter_mut().rfind(|mount| mount.target == target)
@@ -46,11 +54,7 @@ impl State {
             }
             return Err(Error::in_use(format!("{} is a mount already", target.display())));
         }
-        for option in &request.options {
-            if option.starts_with("bogus") || option.starts_with("device=") {
-                return Err(Error::invalid(format!("there is no mount option {option:?}")));
-            }
-        }
+        check_options(request)?;
         let blocks = self.device_blocks(device)?;
         let superblock = blocks.superblock()?;
         if superblock.kind.as_str() != request.filesystem {
@@ -139,6 +143,11 @@ impl Host for SimHost {
 
     async fn mount(&self, request: &MountRequest) -> Result<Outcome> {
         self.world.lock().do_mount(request)
+    }
+
+    async fn try_mount(&self, request: &MountRequest) -> Result<()> {
+        check_options(request)?;
+        self.world.lock().device_blocks(Path::new(&request.source))?.superblock().map(drop)
     }
 
     async fn unmount(&self, target: &Path) -> Result<Outcome> {
