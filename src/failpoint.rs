@@ -61,6 +61,7 @@ steps! {
     MountFilesystem => "mount.filesystem",
     MountGrow => "mount.grow",
     MountPrepare => "mount.prepare",
+    MountDescribe => "mount.describe",
     MountFinish => "mount.finish",
     UnmountIntent => "unmount.intent",
     UnmountFilesystem => "unmount.filesystem",

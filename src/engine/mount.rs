@@ -68,7 +68,9 @@ impl Work {
             ledger.add(id.clone(), holder, now);
             let mut changes = vec![ledger_change(&volume, ledger)];
             if volume.content != Content::Prepared {
-                changes.push(put(&self.prepare(&volume).await?));
+                let prepared = self.prepare(&volume).await?;
+                self.describe_mounted(&prepared).await;
+                changes.push(put(&prepared));
             }
             self.engine.inner.catalog.commit(changes).await?;
             return Ok(self.engine.data_directory(name));
@@ -77,6 +79,9 @@ impl Work {
             self.intend(Step::MountIntent, &volume, OperationKind::Mount, vec![]).await?;
         let mounted = async {
             let prepared = self.mount_filesystem(&volume).await?;
+            if let Some(prepared) = &prepared {
+                self.describe_mounted(prepared).await;
+            }
             ledger.add(id.clone(), holder, now);
             let mut changes = vec![ledger_change(&volume, ledger)];
             changes.extend(prepared.as_ref().map(put));
@@ -144,6 +149,21 @@ impl Work {
         let data = self.engine.data_directory(&volume.name);
         self.engine.inner.environment.host.prepare_directory(&data, volume.ownership).await?;
         Ok(Volume { content: Content::Prepared, ..volume.clone() })
+    }
+
+    /// Keeps with the data what the mount changed: a catalog rebuilt from an older description would
+    /// have the owner and mode applied once more. That is a nuisance in a case that may never come, and
+    /// a volume that cannot be described, on a full disk for one, is one that somebody needs now: so a
+    /// failure does not fail the mount.
+    async fn describe_mounted(&self, volume: &Volume) {
+        let describe = self.engine.describe(volume, None, None);
+        if let Err(error) = self.step(Step::MountDescribe, describe).await {
+            self.engine.warn(format!(
+                "the description of volume {} is out of date until it is next changed: {}",
+                volume.name,
+                error.full_message()
+            ));
+        }
     }
 
     pub(super) async fn unmount(&self, name: &VolumeName, id: &MountId) -> Result<Outcome> {

@@ -239,6 +239,24 @@ fn assert_warned(daemon: &Daemon<'_>, words: &[&str]) {
 }
 
 #[test]
+fn a_rebuilt_catalog_sets_owner_and_mode_of_no_volume_again() {
+    let host = Host::new();
+    let mut daemon = Daemon::start(&host);
+    let plugin = daemon.plugin();
+    plugin.create("data", &[("size", "64M"), ("uid", "70"), ("mode", "0700")]).unwrap();
+    let mountpoint = plugin.mount("data", "id").unwrap();
+    let place = mountpoint.to_str().unwrap();
+    host.run("chown", &["999", place]);
+    host.run("chmod", &["0755", place]);
+    plugin.unmount("data", "id").unwrap();
+    daemon.terminate();
+    fs::remove_file(daemon.state_dir().join("catalog.redb")).unwrap();
+    daemon.start_again();
+    plugin.mount("data", "id").unwrap();
+    assert_eq!(host.run("stat", &["-c", "%u %a", place]), "999 755\n");
+}
+
+#[test]
 fn a_rebuilt_catalog_drops_no_volume_unasked_and_tells_of_it_afterwards() {
     let host = Host::new();
     let mut daemon = Daemon::start(&host);

@@ -120,6 +120,25 @@ async fn rule_09_an_empty_volume_is_empty_and_prepared_once() {
     engine.let_go("db", "c1").await.unwrap();
     engine.hold("db", "c1").await.unwrap();
     assert_eq!(mode(&path), 0o700, "set once, at creation");
+    engine.let_go("db", "c1").await.unwrap();
+    drop(engine);
+    let catalog = world.directory.path().join("catalog.redb");
+    std::fs::remove_file(&catalog).unwrap();
+    rebuild_catalog(&catalog, &[world.backend()], Unreadable::Refuse).await.unwrap();
+    let engine = world.start().await;
+    engine.hold("db", "c1").await.unwrap();
+    assert_eq!(mode(&path), 0o700, "nor does a rebuilt catalog set it again");
+}
+
+#[tokio::test]
+async fn a_volume_that_cannot_be_described_can_be_mounted() {
+    let world = World::new();
+    let engine = world.start().await;
+    engine.make("db", &[]).await.unwrap();
+    world.backend().always(Call::Describe, Fault::FailBefore(ErrorKind::OutOfSpace));
+    engine.hold("db", "c1").await.unwrap();
+    let warnings = engine.status().await.warnings;
+    assert!(warnings.iter().any(|warning| warning.contains("description of volume db")));
 }
 
 #[tokio::test]
