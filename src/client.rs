@@ -130,12 +130,13 @@ impl Client {
         self.change(how, Method::POST, "/v1/volumes", volume).await
     }
 
-    /// Removes a volume.
+    /// Removes a volume, with the snapshots that users made of it if `snapshots` says so.
     ///
     /// # Errors
     /// [`Failure`]
-    pub async fn remove(&self, how: How, name: &VolumeName) -> Answer<Changed> {
-        self.change(how, Method::DELETE, &format!("/v1/volumes/{name}"), &()).await
+    pub async fn remove(&self, how: How, name: &VolumeName, snapshots: bool) -> Answer<Changed> {
+        let path = format!("/v1/volumes/{name}?snapshots={snapshots}");
+        self.change(how, Method::DELETE, &path, &()).await
     }
 
     /// Takes a volume out of the trash.
@@ -220,7 +221,8 @@ impl Client {
         body: &impl Serialize,
     ) -> Answer<T> {
         let detach = how.wait == Wait::Begun;
-        let path = format!("{path}?operation={}&detach={detach}", how.operation);
+        let joint = if path.contains('?') { '&' } else { '?' };
+        let path = format!("{path}{joint}operation={}&detach={detach}", how.operation);
         let body = serde_json::to_vec(body).map_err(|error| {
             Failure::Refused(Error::internal("the request cannot be written").caused_by(error))
         })?;

@@ -143,11 +143,18 @@ changes nothing; with other options it fails and says which differ.")]
         names: Vec<VolumeName>,
     },
     /// Remove volumes, each as its option on-remove says
+    ///
+    /// With on-remove=delete, the default, a volume's data and all of its snapshots are gone for good. If
+    /// there are snapshots that somebody made of it, it is only removed with --snapshots. (`docker volume
+    /// rm` cannot be told, and deletes them.)
     #[command(visible_alias = "remove")]
     Rm {
         /// Their names
         #[arg(required = true, value_name = "NAME", value_parser = parsed::<VolumeName>)]
         names: Vec<VolumeName>,
+        /// Delete their snapshots too
+        #[arg(long)]
+        snapshots: bool,
         #[command(flatten)]
         detach: Detach,
     },

@@ -34,9 +34,9 @@ pub(super) async fn run(session: &Session, asked: &Volume) -> Result<(), Failure
         }
         Volume::Ls => session.printer.show(&client.volumes().await?, |all| list(all)),
         Volume::Inspect { names } => inspect(session, names).await,
-        Volume::Rm { names, detach } => {
+        Volume::Rm { names, snapshots, detach } => {
             exit::each(names, session.printer.0, |name: VolumeName| async move {
-                session.change(*detach, |how| client.remove(how, &name), name_of).await
+                session.change(*detach, |how| client.remove(how, &name, *snapshots), name_of).await
             })
             .await
         }

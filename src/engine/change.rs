@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::Engine;
 use super::mount::Grant;
+use super::remove::SnapshotsToo;
 use crate::backend::{Backend, Description};
 use crate::catalog;
 use crate::error::{Error, Result};
@@ -75,10 +76,11 @@ impl Change {
     /// Removes a volume as its `on-remove` says.
     ///
     /// # Errors
-    /// `NotFound` if there is none; `InUse` while it is mounted.
-    pub async fn remove(self, name: VolumeName) -> Result<Outcome> {
-        self.run("remove", vec![name.clone()], SHORT_PATIENCE, |work| async move {
-            work.remove(&name).await
+    /// `NotFound` if there is none; `InUse` while it is mounted; `Conflict` if it has snapshots that
+    /// are not to be deleted.
+    pub async fn remove(self, name: VolumeName, snapshots: SnapshotsToo) -> Result<Outcome> {
+        self.run("remove", vec![name.clone()], SHORT_PATIENCE, move |work| async move {
+            work.remove(&name, snapshots).await
         })
         .await
     }

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 pub use change::Change;
 pub use rebuild::{RebuildReport, Unreadable, rebuild_catalog};
+pub use remove::SnapshotsToo;
 pub use storage::{expected_storage, opened};
 
 use crate::backend::{Backend, Scope};

@@ -7,14 +7,50 @@ use crate::backend::Description;
 use crate::catalog;
 use crate::error::{Error, Result};
 use crate::failpoint::Step;
-use crate::model::{OperationKind, Outcome, Volume, VolumeState};
+use crate::model::{OperationKind, Outcome, SnapshotOrigin, Volume, VolumeState};
 use crate::name::VolumeName;
 use crate::options::OnRemove;
 
+/// What becomes of the snapshots of a volume that is removed for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotsToo {
+    /// They are deleted with it.
+    Delete,
+    /// The volume is not removed if a user made any.
+    Refuse,
+}
+
 impl Work {
-    pub(super) async fn remove(&self, name: &VolumeName) -> Result<Outcome> {
+    pub(super) async fn remove(
+        &self,
+        name: &VolumeName,
+        snapshots: SnapshotsToo,
+    ) -> Result<Outcome> {
         let volume = self.engine.ready(name)?;
+        if snapshots == SnapshotsToo::Refuse && volume.on_remove == OnRemove::Delete {
+            self.refuse_snapshots(&volume)?;
+        }
         self.dispose(&volume, volume.on_remove).await
+    }
+
+    fn refuse_snapshots(&self, volume: &Volume) -> Result<()> {
+        let names: Vec<String> = self.engine.inner.catalog.read(|state| {
+            let snapshots = state.snapshots(volume.uuid).iter();
+            let users = snapshots.filter(|s| s.complete && s.origin == SnapshotOrigin::User);
+            users.map(|snapshot| snapshot.name.to_string()).collect()
+        });
+        if names.is_empty() {
+            return Ok(());
+        }
+        Err(Error::conflict(format!(
+            "volume {} has snapshots, which would be deleted with it: {}",
+            volume.name,
+            names.join(", ")
+        ))
+        .hint(
+            "say --snapshots (in the API ?snapshots=true) to delete them too; `holdfast volume clone \
+             VOLUME@SNAPSHOT NEW` keeps what one holds",
+        ))
     }
 
     /// Ends a volume: one rule for every backend (rule 16).

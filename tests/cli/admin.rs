@@ -47,7 +47,9 @@ fn a_volume_lives_over_http() {
         assert_eq!(ask(&daemon, "POST", "/v1/volumes/data/resize", size).0, 200);
     }
     assert_eq!(ask(&daemon, "POST", "/v1/volumes/data/rename", r#"{"name":"new"}"#).0, 200);
-    let (status, gone) = ask(&daemon, "DELETE", "/v1/volumes/new", "");
+    let (status, refused) = ask(&daemon, "DELETE", "/v1/volumes/new", "");
+    assert_eq!((status, &refused["error"]["code"]), (409, &json!("conflict")), "snapshots go too");
+    let (status, gone) = ask(&daemon, "DELETE", "/v1/volumes/new?snapshots=true", "");
     assert_eq!((status, &gone["name"]), (200, &json!("new")));
     assert_eq!(ask(&daemon, "GET", "/v1/volumes", "").1, json!([]));
 }

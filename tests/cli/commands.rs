@@ -362,3 +362,36 @@ fn a_daemon_that_ends_under_a_command_is_not_reachable() {
     let run = waiting.join().unwrap();
     assert_eq!((run.code, json_error(&run)["code"].as_str()), (5, Some("unavailable")));
 }
+
+#[test]
+fn a_volume_with_snapshots_is_removed_when_that_is_asked_for() {
+    let host = Host::new();
+    let daemon = Daemon::start(&host);
+    let cli = daemon.cli();
+    for name in ["data", "trashed", "dockers"] {
+        let on_remove = if name == "trashed" { "on-remove=trash" } else { "on-remove=delete" };
+        cli.ok(&["volume", "create", name, "--size", "64M", "-o", on_remove]);
+        cli.ok(&["snapshot", "create", &format!("{name}@one")]);
+    }
+    let refused = cli.run(&["volume", "rm", "data"]);
+    assert_eq!(refused.code, 4, "{refused:?}");
+    for word in ["data", "one", "--snapshots"] {
+        assert!(refused.stderr.contains(word), "{word}: {refused:?}");
+    }
+    assert_eq!(cli.inspect("data")["snapshots"][0]["name"], "one");
+    cli.ok(&["volume", "rm", "trashed"]);
+    cli.ok(&["volume", "undelete", "trashed"]);
+    assert_eq!(cli.inspect("trashed")["snapshots"][0]["name"], "one", "nothing was deleted");
+    daemon.plugin().remove("dockers").unwrap();
+
+    cli.ok(&["snapshot", "restore", "data@one"]);
+    cli.ok(&["snapshot", "rm", "data@one"]);
+    cli.ok(&["snapshot", "create", "data@two"]);
+    cli.ok(&["volume", "rm", "--snapshots", "data"]);
+    assert_eq!(daemon.plugin().list(), ["trashed"]);
+    cli.ok(&["volume", "create", "data", "--size", "64M"]);
+    cli.ok(&["snapshot", "create", "data@one"]);
+    cli.ok(&["snapshot", "restore", "data@one"]);
+    cli.ok(&["snapshot", "rm", "data@one"]);
+    cli.ok(&["volume", "rm", "data"]);
+}

@@ -21,7 +21,7 @@ use tokio::net::UnixListener;
 use super::Gate;
 use super::server::{self, Limits};
 use crate::engine::view::{OperationView, SnapshotView, StatusView, VolumeDetails, VolumeSummary};
-use crate::engine::{Change, Engine};
+use crate::engine::{Change, Engine, SnapshotsToo};
 use crate::error::{Error, Result};
 use crate::id::{MountId, OperationId};
 use crate::model::{Holder, Outcome};
@@ -209,13 +209,23 @@ async fn create(
     change(&gate, &how, name.to_string(), |change| change.create(name, options, labels)).await
 }
 
+/// How a volume is to be removed.
+#[derive(Debug, Deserialize)]
+struct Removal {
+    /// With the snapshots that users made of it.
+    #[serde(default)]
+    snapshots: bool,
+}
+
 async fn remove(
     State(gate): State<Gate>,
     Segments(name): Segments<String>,
     Params(how): Params<How>,
+    Params(removal): Params<Removal>,
 ) -> Reply {
     let name: VolumeName = name.try_into()?;
-    change(&gate, &how, name.to_string(), |change| change.remove(name)).await
+    let snapshots = if removal.snapshots { SnapshotsToo::Delete } else { SnapshotsToo::Refuse };
+    change(&gate, &how, name.to_string(), |change| change.remove(name, snapshots)).await
 }
 
 async fn undelete(

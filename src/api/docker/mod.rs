@@ -15,7 +15,7 @@ use tokio::net::UnixListener;
 
 use super::Gate;
 use super::server::{self, BodyFault, Limits};
-use crate::engine::Engine;
+use crate::engine::{Engine, SnapshotsToo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Holder;
 use crate::name::{BackendName, VolumeName};
@@ -284,7 +284,8 @@ fn path(engine: &Engine, name: &VolumeName) -> Reply {
 }
 
 async fn remove(engine: &Engine, name: VolumeName) -> Result<Reply> {
-    match engine.change(None).remove(name).await {
+    // Docker's users cannot say more than this.
+    match engine.change(None).remove(name, SnapshotsToo::Delete).await {
         Ok(outcome) => outcome.ignore(),
         // Docker repeats what it does not know to have happened.
         Err(error) if error.kind() == ErrorKind::NotFound => {}

@@ -138,7 +138,7 @@ impl Engine {
     }
 
     async fn drop_volume(&self, volume: &str) -> Result<Outcome> {
-        self.change(None).remove(name(volume)).await
+        self.change(None).remove(name(volume), SnapshotsToo::Delete).await
     }
 
     /// Waits until nothing runs and nothing is left of what was interrupted.
