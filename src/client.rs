@@ -1,7 +1,6 @@
 //! A client of the admin socket.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -290,20 +289,8 @@ fn of(reference: &SnapshotRef) -> String {
 
 /// An error that came over the socket, as it was when it was sent.
 pub fn error_of(view: ErrorView) -> Error {
-    const KINDS: &[ErrorKind] = &[
-        ErrorKind::Invalid,
-        ErrorKind::NotFound,
-        ErrorKind::Conflict,
-        ErrorKind::InUse,
-        ErrorKind::Busy,
-        ErrorKind::OutOfSpace,
-        ErrorKind::Throttled { after: Duration::ZERO },
-        ErrorKind::Unavailable,
-        ErrorKind::Corrupt,
-        ErrorKind::Unsupported,
-    ];
-    let kind = KINDS.iter().find(|kind| kind.code() == view.code);
-    let error = Error::new(kind.copied().unwrap_or(ErrorKind::Internal), view.message);
+    let kind = ErrorKind::ALL.into_iter().find(|kind| kind.code() == view.code);
+    let error = Error::new(kind.unwrap_or(ErrorKind::Internal), view.message);
     match view.hint {
         Some(hint) => error.hint(hint),
         None => error,

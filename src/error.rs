@@ -40,6 +40,21 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Every kind.
+    pub const ALL: [Self; 11] = [
+        Self::Invalid,
+        Self::NotFound,
+        Self::Conflict,
+        Self::InUse,
+        Self::Busy,
+        Self::OutOfSpace,
+        Self::Throttled { after: Duration::ZERO },
+        Self::Unavailable,
+        Self::Corrupt,
+        Self::Unsupported,
+        Self::Internal,
+    ];
+
     /// Stable word for programs; also the name of the page under `docs/errors/`.
     pub fn code(self) -> &'static str {
         match self {
@@ -198,6 +213,46 @@ impl std::error::Error for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Forces whoever adds a kind to come here.
+    fn place(kind: ErrorKind) -> usize {
+        match kind {
+            ErrorKind::Invalid => 0,
+            ErrorKind::NotFound => 1,
+            ErrorKind::Conflict => 2,
+            ErrorKind::InUse => 3,
+            ErrorKind::Busy => 4,
+            ErrorKind::OutOfSpace => 5,
+            ErrorKind::Throttled { .. } => 6,
+            ErrorKind::Unavailable => 7,
+            ErrorKind::Corrupt => 8,
+            ErrorKind::Unsupported => 9,
+            ErrorKind::Internal => 10,
+        }
+    }
+
+    #[test]
+    fn every_code_has_its_page_and_every_page_its_code() {
+        let places: Vec<usize> = ErrorKind::ALL.iter().map(|kind| place(*kind)).collect();
+        assert!(places.iter().copied().eq(0..ErrorKind::ALL.len()), "{places:?}");
+        let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+        let mut pages: Vec<String> = std::fs::read_dir(docs.join("errors"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        pages.sort();
+        let mut expected = ErrorKind::ALL.map(|kind| format!("{}.md", kind.code()));
+        expected.sort();
+        assert_eq!(pages, expected);
+        let commands = std::fs::read_to_string(docs.join("commands.md")).unwrap();
+        for kind in ErrorKind::ALL {
+            let code = kind.code();
+            let page = std::fs::read_to_string(docs.join(format!("errors/{code}.md"))).unwrap();
+            assert!(page.starts_with(&format!("# {code}: ")), "{code}");
+            assert!(page.contains("What to do:"), "{code}");
+            assert!(commands.contains(&format!("[`{code}`](errors/{code}.md)")), "{code}");
+        }
+    }
 
     #[test]
     fn the_chain_is_told_once_and_the_hint_survives_context() {

@@ -143,22 +143,42 @@ pub struct VolumeOptions {
     given: BTreeMap<String, String>,
 }
 
-/// The keys that every backend understands.
-pub const COMMON_KEYS: &[&str] = &[
-    "backend",
-    "clone-of",
-    "from-snapshot",
-    "gid",
-    "mode",
-    "mount-options",
-    "on-remove",
-    "read-only",
-    "size",
-    "uid",
+/// One key.
+#[derive(Debug)]
+pub struct OptionKey {
+    /// Its name.
+    pub name: &'static str,
+    /// What to write.
+    pub form: &'static str,
+    /// What it means, in a line.
+    pub help: &'static str,
+}
+
+/// The keys, in the order in which they are told. `fs` and `mkfs-options` mean something on block
+/// backends only.
+pub const KEYS: &[OptionKey] = &[
+    key("backend", "NAME", "where the volume lives"),
+    key("size", "SIZE", "how large it is: bytes or 10G, 512M ..."),
+    key("fs", "ext4|xfs|btrfs", "its filesystem; ext4 if not given"),
+    key("mkfs-options", "WORDS", "words for mkfs, when the filesystem is made"),
+    key("mount-options", "LIST", "for each mount, with commas; ro means read-only=true"),
+    key("read-only", "true|false", "every mount is read-only"),
+    key("uid", "NUMBER", "owner of the volume's root, set once when it is new"),
+    key("gid", "NUMBER", "group of the same"),
+    key("mode", "OCTAL", "permissions of the same, such as 0750"),
+    key("clone-of", "VOLUME", "begin with the content of another volume"),
+    key("from-snapshot", "VOLUME@SNAPSHOT", "begin with the content of a snapshot"),
+    key(
+        "on-remove",
+        "delete|retain|trash",
+        "removing it deletes the data and its snapshots; forgets it and keeps them; or deletes \
+         them after trash_after",
+    ),
 ];
 
-/// The keys that block backends understand besides.
-pub const BLOCK_KEYS: &[&str] = &["fs", "mkfs-options"];
+const fn key(name: &'static str, form: &'static str, help: &'static str) -> OptionKey {
+    OptionKey { name, form, help }
+}
 
 /// Names by which stacks written for earlier plugins know our keys (Convoy, REX-Ray, Cloudstor).
 const ALIASES: &[(&str, &str)] = &[
@@ -277,7 +297,7 @@ impl VolumeOptions {
 }
 
 fn known_keys_hint(wrong: &str) -> String {
-    let known = COMMON_KEYS.iter().chain(BLOCK_KEYS).copied();
+    let known = KEYS.iter().map(|key| key.name);
     let list = known.clone().collect::<Vec<_>>().join(", ");
     match nearest(wrong, known) {
         Some(near) => format!("did you mean {near}? The options are {list}"),
@@ -381,6 +401,25 @@ mod tests {
         assert_eq!(options.mount_options, ["noatime", "nodev"]);
         assert_eq!(options.ownership.mode, Some(0o750));
         assert!(options.read_only);
+    }
+
+    #[test]
+    fn the_table_has_the_keys_that_are_read() {
+        for key in KEYS {
+            let value = match key.name {
+                "backend" | "clone-of" => "x",
+                "size" => "1G",
+                "fs" => "xfs",
+                "uid" | "gid" | "mode" => "7",
+                "from-snapshot" => "x@y",
+                "on-remove" => "trash",
+                _ => "",
+            };
+            parse(&[(key.name, value)]).unwrap();
+        }
+        let error = parse(&[("nothing", "")]).unwrap_err();
+        let hint = error.hint_text().unwrap();
+        assert!(KEYS.iter().all(|key| hint.contains(key.name)), "{hint}");
     }
 
     #[test]

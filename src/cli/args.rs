@@ -110,14 +110,14 @@ pub(super) struct Daemon {
 #[derive(Debug, Subcommand)]
 pub(super) enum Volume {
     /// Make a volume
-    #[command(after_help = "\
+    #[command(after_help = options_help("\
 Examples:
   holdfast volume create pgdata
   holdfast volume create pgdata --size 20G -o fs=xfs -o uid=70 -o mode=0700
   holdfast volume create copy -o clone-of=pgdata
 
-The options are those of `docker volume create -o`. Making a volume that exists with the same options
-changes nothing; with other options it fails and says which differ.")]
+Making a volume that exists with the same options changes nothing; with other options it fails and
+says which differ."))]
     Create {
         /// Its name
         #[arg(value_parser = parsed::<VolumeName>)]
@@ -307,7 +307,7 @@ pub(super) enum Config {
 /// Options and labels of a new volume.
 #[derive(Debug, Args)]
 pub(super) struct Words {
-    /// An option, as for `docker volume create -o`; repeat it for more
+    /// An option of the volume; repeat it for more. `holdfast volume create --help` lists them
     #[arg(short = 'o', long = "option", value_name = "KEY=VALUE", value_parser = pair)]
     pub(super) options: Vec<(String, String)>,
     /// A label; repeat it for more
@@ -364,6 +364,17 @@ fn parsed<T: FromStr<Err = Error>>(text: &str) -> Result<T, String> {
         Some(hint) => format!("{}; {hint}", error.full_message()),
         None => error.full_message(),
     })
+}
+
+/// The examples, and every option that a volume can have.
+fn options_help(examples: &str) -> String {
+    use std::fmt::Write as _;
+    let mut help =
+        format!("{examples}\n\nOptions of a volume, the same as for `docker volume create -o`:\n");
+    for key in crate::options::KEYS {
+        let _ = writeln!(help, "  {}={}\n          {}", key.name, key.form, key.help);
+    }
+    help.trim_end().to_owned()
 }
 
 /// Kept as it was typed, because it is shown again among the volume's options.

@@ -362,7 +362,7 @@ impl Work {
             ))
             .hint(
                 "stop its containers first, keep the volumes on xfs or btrfs where nothing is copied, \
-                 or raise freeze_limit",
+                 or raise loop.freeze_limit",
             ));
         }
         Ok(true)

@@ -249,7 +249,8 @@ async fn rule_14_a_copy_that_would_freeze_for_long_is_refused() {
     engine.hold("db", "c1").await.unwrap();
     let error = engine.change(None).snapshot(reference("db@one")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy);
-    assert!(error.hint_text().unwrap().contains("xfs"), "the ways out are told");
+    let hint = error.hint_text().unwrap();
+    assert!(hint.contains("xfs") && hint.contains("loop.freeze_limit"), "the ways out: {hint}");
     let error = engine.make("copy", &[("clone-of", "db")]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy);
 }
