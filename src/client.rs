@@ -11,12 +11,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::api::admin::{Changed, CreateVolume, ErrorBody, MountBy, Named, Resize, Size};
+use crate::api::admin::{Adopt, Changed, CreateVolume, ErrorBody, MountBy, Named, Resize, Size};
 use crate::engine::view::{
     ErrorView, OperationView, SnapshotView, StatusView, VolumeDetails, VolumeSummary,
 };
 use crate::error::{Error, ErrorKind};
-use crate::id::{MountId, OperationId};
+use crate::id::{MountId, OperationId, VolumeUuid};
 use crate::name::{SnapshotRef, VolumeName};
 use crate::units::ByteSize;
 
@@ -144,6 +144,20 @@ impl Client {
     /// [`Failure`]
     pub async fn undelete(&self, how: How, name: &VolumeName) -> Answer<Changed> {
         self.change(how, Method::POST, &format!("/v1/volumes/{name}/undelete"), &()).await
+    }
+
+    /// Takes up a volume that nobody knows any more, under `name` or the one that it had last.
+    ///
+    /// # Errors
+    /// [`Failure`]
+    pub async fn adopt(
+        &self,
+        how: How,
+        uuid: VolumeUuid,
+        name: Option<&VolumeName>,
+    ) -> Answer<Changed> {
+        let asked = Adopt { uuid: uuid.to_string(), name: name.map(VolumeName::to_string) };
+        self.change(how, Method::POST, "/v1/adopt", &asked).await
     }
 
     /// Mounts a volume for `id`.

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::flags::ConfigFlags;
 use crate::error::Error;
-use crate::id::{MountId, OperationId};
+use crate::id::{MountId, OperationId, VolumeUuid};
 use crate::name::{BackendName, SnapshotRef, VolumeName};
 use crate::units::ByteSize;
 
@@ -163,6 +163,23 @@ says which differ."))]
         /// The name that it had
         #[arg(value_parser = parsed::<VolumeName>)]
         name: VolumeName,
+        #[command(flatten)]
+        detach: Detach,
+    },
+    /// Take back a volume that was removed with on-remove=retain
+    ///
+    /// Or any other that a backend holds and the catalog does not know; `holdfast status` warns of those.
+    #[command(after_help = "\
+Examples:
+  holdfast volume adopt 248ef1cf-e985-4763-ab0c-b4f4bcdd31f3
+  holdfast volume adopt 248ef1cf-e985-4763-ab0c-b4f4bcdd31f3 pgdata-old")]
+    Adopt {
+        /// Its uuid, as `volume inspect` told it; the name of its directory on the backend loop
+        #[arg(value_parser = parsed::<VolumeUuid>)]
+        uuid: VolumeUuid,
+        /// Its name from now on [default: the one that it had]
+        #[arg(value_parser = parsed::<VolumeName>)]
+        name: Option<VolumeName>,
         #[command(flatten)]
         detach: Detach,
     },

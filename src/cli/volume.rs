@@ -43,6 +43,10 @@ pub(super) async fn run(session: &Session, asked: &Volume) -> Result<(), Failure
         Volume::Undelete { name, detach } => {
             session.change(*detach, |how| client.undelete(how, name), name_of).await
         }
+        Volume::Adopt { uuid, name, detach } => {
+            let adopt = |how| client.adopt(how, *uuid, name.as_ref());
+            session.change(*detach, adopt, name_of).await
+        }
         Volume::Resize { name, size, detach } => {
             session.change(*detach, |how| client.resize(how, name, *size), name_of).await
         }

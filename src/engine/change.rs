@@ -13,7 +13,7 @@ use crate::backend::{Backend, Description};
 use crate::catalog;
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
-use crate::id::{MountId, OperationId};
+use crate::id::{MountId, OperationId, VolumeUuid};
 use crate::model::{Holder, Operation, OperationKind, Outcome, Progress, Snapshot, Volume};
 use crate::name::{SnapshotName, SnapshotRef, VolumeName};
 use crate::options::VolumeOptions;
@@ -93,6 +93,23 @@ impl Change {
         self.run("undelete", vec![name.clone()], SHORT_PATIENCE, |work| async move {
             work.undelete(&name).await
         })
+        .await
+    }
+
+    /// Makes a volume of what a backend holds under `uuid` and the catalog does not know. `Unchanged` if
+    /// it is that volume.
+    ///
+    /// # Errors
+    /// `NotFound` if no backend holds it; `Conflict` if it is another volume or the name is taken.
+    pub async fn adopt(self, uuid: VolumeUuid, name: VolumeName) -> Result<Outcome> {
+        // As a name the uuid keeps another adoption of the same volume waiting.
+        let names = vec![name.clone(), uuid.to_string().parse()?];
+        self.run(
+            "adopt",
+            names,
+            SHORT_PATIENCE,
+            move |work| async move { work.adopt(uuid, name).await },
+        )
         .await
     }
 

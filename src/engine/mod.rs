@@ -5,6 +5,7 @@
 //! for the volume's owner, runs as a task of its own, and records each operation before its first
 //! side effect.
 
+mod adopt;
 mod change;
 mod create;
 mod mount;

@@ -100,7 +100,10 @@ pub(super) fn unknown(backend: &dyn Backend, found: &Found) -> String {
         Ok(description) if description.volume.uuid != *volume => {
             "its description is of another volume".to_owned()
         }
-        Ok(description) => format!("it was the volume {}", description.volume.name),
+        Ok(description) => format!(
+            "it was the volume {}, and `holdfast volume adopt {volume}` takes it up",
+            description.volume.name
+        ),
     };
     format!("{volume} in the backend {} is no volume of the catalog: {why}", backend.name())
 }

@@ -395,3 +395,42 @@ fn a_volume_with_snapshots_is_removed_when_that_is_asked_for() {
     cli.ok(&["snapshot", "rm", "data@one"]);
     cli.ok(&["volume", "rm", "data"]);
 }
+
+#[test]
+fn a_retained_volume_is_taken_back_with_all_that_is_in_it() {
+    let host = Host::new();
+    let mut daemon = Daemon::start(&host);
+    let (cli, plugin) = (daemon.cli(), daemon.plugin());
+    cli.ok(&["volume", "create", "data", "--size", "64M", "-o", "on-remove=retain"]);
+    let file = plugin.mount("data", "id").unwrap().join("file");
+    daemon.write(&file, "content");
+    plugin.unmount("data", "id").unwrap();
+    cli.ok(&["snapshot", "create", "data@one"]);
+    let before = cli.inspect("data");
+    let uuid = before["uuid"].as_str().unwrap();
+    let taken = cli.run(&["volume", "adopt", uuid, "other"]);
+    assert_eq!(taken.code, 4, "it is a volume: {taken:?}");
+    cli.ok(&["volume", "rm", "data"]);
+
+    cli.ok(&["volume", "create", "data", "--size", "64M"]);
+    let taken = cli.run(&["volume", "adopt", uuid]);
+    assert_eq!(taken.code, 4, "the name is taken: {taken:?}");
+    cli.ok(&["volume", "rm", "data"]);
+    assert_eq!(cli.ok(&["volume", "adopt", uuid]).json()["name"], "data");
+    assert_eq!(cli.ok(&["volume", "adopt", uuid]).json()["changed"], false);
+    assert_eq!(cli.inspect("data"), before);
+    plugin.mount("data", "id").unwrap();
+    assert_eq!(daemon.read(&file), "content");
+    plugin.unmount("data", "id").unwrap();
+    let nothing = cli.run(&["volume", "adopt", "248ef1cf-e985-4763-ab0c-b4f4bcdd31f3"]);
+    assert_eq!(nothing.code, 3, "{nothing:?}");
+
+    // A rebuilt catalog knows it again, and forgets it again when it is removed again.
+    daemon.terminate();
+    std::fs::remove_file(daemon.state_dir().join("catalog.redb")).unwrap();
+    daemon.start_again();
+    assert_eq!(plugin.list(), ["data"]);
+    cli.ok(&["volume", "rm", "data"]);
+    cli.ok(&["volume", "adopt", uuid, "renamed"]);
+    assert_eq!(plugin.list(), ["renamed"]);
+}

@@ -4,7 +4,7 @@
 mod extract;
 mod wire;
 
-pub use wire::{Changed, CreateVolume, ErrorBody, MountBy, Named, Resize, Size};
+pub use wire::{Adopt, Changed, CreateVolume, ErrorBody, MountBy, Named, Resize, Size};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use super::server::{self, Limits};
 use crate::engine::view::{OperationView, SnapshotView, StatusView, VolumeDetails, VolumeSummary};
 use crate::engine::{Change, Engine, SnapshotsToo};
 use crate::error::{Error, Result};
-use crate::id::{MountId, OperationId};
+use crate::id::{MountId, OperationId, VolumeUuid};
 use crate::model::{Holder, Outcome};
 use crate::name::{SnapshotName, SnapshotRef, VolumeName};
 use crate::options::VolumeOptions;
@@ -54,6 +54,7 @@ fn router(gate: Gate) -> Router {
         .route("/v1/volumes/{volume}/unmount", post(unmount))
         .route("/v1/volumes/{volume}/resize", post(resize))
         .route("/v1/volumes/{volume}/rename", post(rename))
+        .route("/v1/adopt", post(adopt))
         .route("/v1/snapshots", get(snapshots))
         .route("/v1/volumes/{volume}/snapshots", get(volume_snapshots).post(cut))
         .route("/v1/volumes/{volume}/snapshots/{snapshot}", get(snapshot).delete(remove_snapshot))
@@ -235,6 +236,19 @@ async fn undelete(
 ) -> Reply {
     let name: VolumeName = name.try_into()?;
     change(&gate, &how, name.to_string(), |change| change.undelete(name)).await
+}
+
+async fn adopt(
+    State(gate): State<Gate>,
+    Params(how): Params<How>,
+    Body(asked): Body<Adopt>,
+) -> Reply {
+    let uuid: VolumeUuid = asked.uuid.parse()?;
+    let name = match asked.name {
+        Some(name) => name.try_into()?,
+        None => engine(&gate).await?.last_name(uuid).await?,
+    };
+    change(&gate, &how, name.to_string(), |change| change.adopt(uuid, name)).await
 }
 
 async fn mount(

@@ -32,6 +32,17 @@ pub struct Named {
     pub name: String,
 }
 
+/// A volume that a backend holds and nobody knows, to be taken up.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Adopt {
+    /// Its uuid.
+    pub uuid: String,
+    /// Its name from now on; else the one that it had last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
 /// Who mounts or unmounts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
