@@ -78,6 +78,7 @@ steps! {
     DeleteSnapshotData => "delete-snapshot.data",
     DeleteSnapshotFinish => "delete-snapshot.finish",
     RestoreIntent => "restore.intent",
+    RestoreClear => "restore.clear",
     RestoreUnmount => "restore.unmount",
     RestoreDetach => "restore.detach",
     RestoreSafety => "restore.safety",

@@ -122,6 +122,10 @@ impl Work {
         let operation = self.intend(Step::RestoreIntent, &volume, kind, record).await?;
         let old = Locator::from(&*volume);
         let restored = async {
+            // What an earlier restore left there holds another snapshot, and a copy that exists is
+            // never made again.
+            let clear = self.backend(&volume)?.delete_generation(Locator::from(&new));
+            self.step(Step::RestoreClear, clear).await?;
             self.release(&volume, Step::RestoreUnmount, Step::RestoreDetach).await?;
             self.engine.refuse_foreign_users(&volume).await?;
             let keep = snapshots.snapshot(old, safety.uuid, &self.progress, None);

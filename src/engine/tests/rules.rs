@@ -1,4 +1,5 @@
 use super::*;
+use crate::backend::ContentRef;
 use crate::backend::fault::{Call, Fault};
 use crate::error::ErrorKind;
 
@@ -338,4 +339,32 @@ async fn a_lost_catalog_is_rebuilt_from_the_descriptions() {
     );
     let path = engine.hold("db", "c1").await.unwrap();
     assert_eq!(std::fs::read_to_string(path.join("file")).unwrap(), "kept");
+}
+
+/// An image of the next generation stays behind if the backend could not be seen while the restore
+/// that made it was undone.
+#[tokio::test]
+async fn a_restore_gives_its_own_snapshot_whatever_an_earlier_one_left() {
+    let world = World::new();
+    let engine = world.start().await;
+    engine.make("db", &[]).await.unwrap();
+    for text in ["a", "b", "later"] {
+        let path = engine.hold("db", "c1").await.unwrap();
+        std::fs::write(path.join("file"), text).unwrap();
+        engine.let_go("db", "c1").await.unwrap();
+        if text != "later" {
+            engine.change(None).snapshot(reference(&format!("db@{text}"))).await.unwrap();
+        }
+    }
+    let volume = engine.find(&name("db")).unwrap();
+    let left = Volume { generation: volume.generation.next(), ..(*volume).clone() };
+    let other = engine.snapshot(&reference("db@a")).unwrap().uuid;
+    let from = ContentRef::Snapshot { volume: volume.uuid, snapshot: other };
+    let backend = world.backend();
+    let snapshots = backend.snapshots().unwrap();
+    snapshots.create_from(from, &left, &Arc::default(), None).await.unwrap();
+
+    engine.change(None).restore(reference("db@b")).await.unwrap();
+    let path = engine.hold("db", "c1").await.unwrap();
+    assert_eq!(std::fs::read_to_string(path.join("file")).unwrap(), "b");
 }
