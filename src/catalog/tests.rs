@@ -71,6 +71,10 @@ async fn a_name_has_one_holder() {
     catalog.commit(vec![put(&trashed)]).await.unwrap();
     catalog.commit(vec![put(&volume(4, "a"))]).await.unwrap();
     assert_eq!(names(&catalog), ["a", "renamed"], "what is in the trash frees its name");
+    let purging = Volume { state: VolumeState::Purging, ..trashed };
+    catalog.commit(vec![put(&purging)]).await.unwrap();
+    catalog.commit(vec![Change::RemoveVolume(purging.uuid)]).await.unwrap();
+    assert_eq!(names(&catalog), ["a", "renamed"], "and does not take it back on its way out");
 }
 
 #[tokio::test]

@@ -110,7 +110,8 @@ impl Engine {
         let mounts = host.mounts_below(&self.inner.config.mount_dir).await?;
         let (held, busy): (HashSet<VolumeName>, HashSet<VolumeName>) =
             self.inner.catalog.read(|state| {
-                let name = |uuid| state.volume(uuid).map(|volume| volume.name.clone());
+                let named = |uuid| state.volume(uuid).filter(|volume| volume.holds_name());
+                let name = |uuid| named(uuid).map(|volume| volume.name.clone());
                 (
                     state.ledgers().filter_map(|(uuid, _)| name(uuid)).collect(),
                     state.operations().filter_map(|op| name(op.volume)).collect(),
@@ -192,7 +193,9 @@ impl Engine {
                 Ok(vec![Change::RemoveVolume(volume.uuid)])
             }
             OperationKind::Create { .. } => Ok(vec![]),
-            OperationKind::Delete { disposal } if volume.state == VolumeState::Deleting => {
+            OperationKind::Delete { disposal }
+                if matches!(volume.state, VolumeState::Deleting | VolumeState::Purging) =>
+            {
                 Ok(vec![self.end_of_data(volume, *disposal).await?])
             }
             // Before its commit a deletion has changed nothing that matters.

@@ -60,18 +60,24 @@ impl Work {
         let operation = self.intend(Step::DeleteIntent, volume, kind, vec![]).await?;
         let deleted = async {
             self.release(volume, Step::DeleteUnmount, Step::DeleteDetach).await?;
-            self.engine.refuse_foreign_users(volume).await?;
-            let deleting = Volume { state: VolumeState::Deleting, ..volume.clone() };
-            let commit = self.engine.inner.catalog.commit(vec![put(&deleting)]);
-            self.step(Step::DeleteCommit, commit).await?;
-            let end = self.engine.end_of_data(volume, disposal);
-            let last = self.step(Step::DeleteData, end).await?;
-            self.finish(Step::DeleteFinish, vec![last]).await
+            self.end(volume, VolumeState::Deleting, disposal).await
         };
         match deleted.await {
             Ok(()) => Ok(Outcome::Changed),
             Err(error) => Err(self.undo(&operation, error).await),
         }
+    }
+
+    /// From the last look at who uses the volume to its end, which nothing stops once `state` is
+    /// recorded.
+    async fn end(&self, volume: &Volume, state: VolumeState, disposal: OnRemove) -> Result<()> {
+        self.engine.refuse_foreign_users(volume).await?;
+        let ending = Volume { state, ..volume.clone() };
+        let commit = self.engine.inner.catalog.commit(vec![put(&ending)]);
+        self.step(Step::DeleteCommit, commit).await?;
+        let end = self.engine.end_of_data(volume, disposal);
+        let last = self.step(Step::DeleteData, end).await?;
+        self.finish(Step::DeleteFinish, vec![last]).await
     }
 
     pub(super) async fn undelete(&self, name: &VolumeName) -> Result<Outcome> {
@@ -98,14 +104,19 @@ impl Work {
         Ok(Outcome::Changed)
     }
 
-    /// Deletes a volume whose time in the trash is over.
+    /// Deletes a volume whose time in the trash is over. Its name, with all that is mounted under it,
+    /// may be another volume's by now.
     pub(super) async fn purge(&self, volume: &Volume) -> Result<Outcome> {
-        let still = self.engine.inner.catalog.read(|state| state.volume(volume.uuid).cloned());
-        match still {
-            Some(still) if still.state == volume.state => {
-                self.dispose(&still, OnRemove::Delete).await
-            }
-            _ => Ok(Outcome::Unchanged),
+        let now = self.engine.inner.catalog.read(|state| state.volume(volume.uuid).cloned());
+        if now.is_none_or(|now| now.state != volume.state) {
+            return Ok(Outcome::Unchanged);
+        }
+        let disposal = OnRemove::Delete;
+        let kind = OperationKind::Delete { disposal };
+        let operation = self.intend(Step::DeleteIntent, volume, kind, vec![]).await?;
+        match self.end(volume, VolumeState::Purging, disposal).await {
+            Ok(()) => Ok(Outcome::Changed),
+            Err(error) => Err(self.undo(&operation, error).await),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::units::ByteSize;
 pub struct Volume {
     /// What the volume is, whatever its name becomes.
     pub uuid: VolumeUuid,
-    /// What users call it. Unique among the volumes that are not in the trash.
+    /// What users call it. Unique among the volumes that are not in the trash or on their way out of it.
     pub name: VolumeName,
     /// Where it lives.
     pub backend: BackendName,
@@ -58,9 +58,9 @@ pub struct Volume {
 /// Whether a volume can be used.
 ///
 /// ```text
-///   Creating --> Ready <--> Trashed
-///      |           |           |
-///      +-----> Deleting <------+
+///   Creating --> Ready <--> Trashed --> Purging
+///      |           |
+///      +-----> Deleting
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -76,6 +76,8 @@ pub enum VolumeState {
     },
     /// Being deleted; only its backend may still hold something.
     Deleting,
+    /// The same, out of the trash: its name may be another's.
+    Purging,
 }
 
 impl VolumeState {
@@ -85,7 +87,7 @@ impl VolumeState {
             Self::Creating => "creating",
             Self::Ready => "ready",
             Self::Trashed { .. } => "trashed",
-            Self::Deleting => "deleting",
+            Self::Deleting | Self::Purging => "deleting",
         }
     }
 }
@@ -111,6 +113,6 @@ impl Volume {
 
     /// Whether it keeps its name from others.
     pub fn holds_name(&self) -> bool {
-        !matches!(self.state, VolumeState::Trashed { .. })
+        !matches!(self.state, VolumeState::Trashed { .. } | VolumeState::Purging)
     }
 }

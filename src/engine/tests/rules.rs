@@ -368,3 +368,57 @@ async fn a_restore_gives_its_own_snapshot_whatever_an_earlier_one_left() {
     let path = engine.hold("db", "c1").await.unwrap();
     assert_eq!(std::fs::read_to_string(path.join("file")).unwrap(), "b");
 }
+
+/// `db` in the trash for long enough, and another `db` that a container holds.
+async fn trashed_and_live(world: &World, engine: &Engine) {
+    engine.make("db", &[("on-remove", "trash")]).await.unwrap();
+    engine.drop_volume("db").await.unwrap();
+    engine.make("db", &[]).await.unwrap();
+    let path = engine.hold("db", "c1").await.unwrap();
+    std::fs::write(path.join("file"), "live").unwrap();
+    world.clock.forward(Duration::from_secs(3601));
+}
+
+fn assert_live(world: &World, engine: &Engine) {
+    assert_eq!(world.disk.images().len(), 1, "what was in the trash is gone");
+    assert_eq!(world.disk.mounts(), [world.mounts().join("db")]);
+    assert_eq!(engine.volume(&name("db")).unwrap().mounts, 1);
+    assert_eq!(std::fs::read_to_string(world.data("db").join("file")).unwrap(), "live");
+}
+
+#[tokio::test]
+async fn rule_16_emptying_the_trash_leaves_a_new_volume_of_the_same_name_alone() {
+    let world = World::new();
+    let engine = world.start().await;
+    trashed_and_live(&world, &engine).await;
+    engine.empty_trash().await;
+    assert_live(&world, &engine);
+    engine.let_go("db", "c1").await.unwrap();
+    engine.drop_volume("db").await.unwrap();
+    assert!(world.disk.images().is_empty() && engine.volumes().is_empty());
+}
+
+#[test]
+fn rule_16_emptying_the_trash_that_was_broken_off_is_finished_by_the_next_engine() {
+    for fault in [Fault::HangBefore, Fault::HangAfter] {
+        let world = World::new();
+        stopped_dead(async {
+            let engine = world.start().await;
+            trashed_and_live(&world, &engine).await;
+            world.backend().on(Call::Delete, 1, fault);
+            let emptying = tokio::time::timeout(Duration::from_millis(100), engine.empty_trash());
+            assert!(emptying.await.is_err(), "it hangs");
+        });
+        stopped_dead(async {
+            let engine = world.start().await;
+            engine.settled().await;
+            assert_live(&world, &engine);
+        });
+    }
+}
+
+/// Runs engines whose tasks end where they wait, as those of a process that is killed.
+fn stopped_dead(work: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(work);
+}
