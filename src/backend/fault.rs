@@ -54,6 +54,8 @@ pub enum Fault {
     HangAfter,
     /// It happens after this time.
     Delay(Duration),
+    /// It ends its task: a defect.
+    Panic,
 }
 
 /// A backend with planned faults around another one.
@@ -127,6 +129,7 @@ impl FaultyBackend {
                 drop(inner.await?);
                 std::future::pending().await
             }
+            Some(Fault::Panic) => panic!("planned fault in {call:?}"),
             Some(Fault::Delay(duration)) => {
                 tokio::time::sleep(duration).await;
                 inner.await

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use crate::backend::loopback::{LoopBackend, LoopConfig};
-use crate::backend::thin::{ThinBackend, ThinConfig, ThinStorage};
+use crate::backend::thin::{self, ThinBackend, ThinConfig, ThinStorage};
 use crate::backend::{About, Backend, BackendKind, Expected, Scope};
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::name::BackendName;
 use crate::units::ByteSize;
 
@@ -51,6 +51,18 @@ pub(super) async fn open(
         backends.push(engine::opened(opened.map(|backend| Arc::new(backend) as _), about)?);
     }
     Ok(backends)
+}
+
+/// Lets the devices go on that an earlier run has left suspended: nothing can be thawed on them
+/// before.
+pub(super) async fn resume_interrupted(config: &Config) {
+    let Ok(Some(storage)) = thin_storage(config) else { return };
+    match thin::resume_interrupted(storage).await {
+        Ok(_) => {}
+        // Another daemon's, which will do so itself.
+        Err(error) if error.kind() == ErrorKind::InUse => {}
+        Err(error) => tracing::error!("{}", error.full_message()),
+    }
 }
 
 /// A backend of block devices of this host alone.

@@ -23,12 +23,12 @@ use crate::config::{self, Config, LogFormat, LogLevel};
 use crate::engine::{self, Engine, EngineConfig, Environment, RebuildReport, Unreadable};
 use crate::error::{Error, Result};
 use crate::failpoint;
-use crate::linux::{LinuxHost, LockFile};
+use crate::linux::{Host, LinuxHost, LockFile};
 use crate::telemetry;
 use sockets::{Inherited, Socket};
 
 /// How long operations may still run after the last request was answered, besides the time for
-/// which one may hold a filesystem frozen: better to thaw it now than at the next start.
+/// which one may hold a filesystem frozen: better to end it than to break it off.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// What to do with the catalog that is there.
@@ -85,8 +85,21 @@ async fn serve(config: &Config, catalog: CatalogChoice) -> Result<()> {
     sockets::make_directory(&config.state_dir, 0o700)?;
     sockets::make_directory(&config.runtime_dir, 0o755)?;
     warn_if_open(&config.state_dir);
-    let _locks =
-        (lock(&config.state_dir.join("lock"))?, lock(&config.runtime_dir.join("holdfast.pid"))?);
+    sockets::make_directory(&config.mount_dir, 0o755)?;
+    let _locks = (
+        lock(&config.state_dir.join("lock"))?,
+        lock(&config.runtime_dir.join("holdfast.pid"))?,
+        // No volume's name begins with a dot.
+        lock(&config.mount_dir.join(".lock"))?,
+    );
+    let host = LinuxHost::new()?;
+    warn_of_missing(&host);
+    let host: Arc<dyn Host> = Arc::new(host);
+    // First of all: whatever else does not work, no container may hang for what an earlier run froze.
+    backends::resume_interrupted(config).await;
+    for failed in engine::thaw_all(&host, &config.mount_dir).await {
+        tracing::error!("{failed}");
+    }
 
     let mut inherited = Inherited::take()?;
     let mut admin_socket = Socket::admin(&config.admin_socket, &mut inherited)?;
@@ -104,7 +117,7 @@ async fn serve(config: &Config, catalog: CatalogChoice) -> Result<()> {
     let faces = [tokio::spawn(plugin), tokio::spawn(admin)];
 
     let result = tokio::select! {
-        started = start(config, catalog) => match started {
+        started = start(config, catalog, host) => match started {
             Ok(engine) => {
                 attend(&engine, keeper, config, &mut signals).await;
                 let _ = stop.send(true);
@@ -113,6 +126,7 @@ async fn serve(config: &Config, catalog: CatalogChoice) -> Result<()> {
                     () = finish(faces, &engine, config.loop_freeze_limit) => {}
                     () = signals.next() => tracing::warn!("told twice to stop: stopping now"),
                 }
+                engine.end_freezes().await;
                 Ok(())
             }
             Err(error) => Err(error),
@@ -170,7 +184,7 @@ async fn open_catalog(path: &Path) -> Result<Catalog> {
         .map_err(|error| Error::internal("opening the catalog broke off").caused_by(error))?
 }
 
-async fn start(config: &Config, choice: CatalogChoice) -> Result<Engine> {
+async fn start(config: &Config, choice: CatalogChoice, host: Arc<dyn Host>) -> Result<Engine> {
     let path = config.state_dir.join("catalog.redb");
     if choice == CatalogChoice::Rebuild {
         move_aside(&path)?;
@@ -199,13 +213,8 @@ async fn start(config: &Config, choice: CatalogChoice) -> Result<Engine> {
         }
         open_catalog(&path).await?
     };
-    let host = LinuxHost::new()?;
-    warn_of_missing(&host);
-    let environment = Environment {
-        clock: Arc::new(clock::System),
-        entropy: Arc::new(clock::System),
-        host: Arc::new(host),
-    };
+    let environment =
+        Environment { clock: Arc::new(clock::System), entropy: Arc::new(clock::System), host };
     let config = EngineConfig {
         node: config.node.as_str().to_owned(),
         mount_dir: config.mount_dir.clone(),
@@ -252,7 +261,7 @@ fn lock(path: &Path) -> Result<LockFile> {
     LockFile::acquire(path).map_err(|error| {
         error
             .context("cannot become this directory's daemon")
-            .hint("one daemon runs for each state directory and runtime directory")
+            .hint("one daemon runs for each state, runtime and mount directory")
     })
 }
 

@@ -257,7 +257,11 @@ impl Work {
         let left: Vec<Arc<Operation>> = self.engine.inner.catalog.read(|state| {
             let held = names.iter().filter_map(|name| state.named(name).map(|v| v.uuid));
             let held: Vec<_> = held.collect();
-            state.operations().filter(|op| held.contains(&op.volume)).cloned().collect()
+            let touches = |operation: &Operation| match operation.kind {
+                OperationKind::Create { frozen: Some(frozen) } if held.contains(&frozen) => true,
+                _ => held.contains(&operation.volume),
+            };
+            state.operations().filter(|operation| touches(operation)).cloned().collect()
         });
         for operation in left {
             self.engine.recover(&operation).await.map_err(|error| {
@@ -316,14 +320,7 @@ impl Work {
     /// Undoes the operation after `error`, which stays the answer. What cannot be undone now stays
     /// recorded, and is tried again before the volume's next change.
     pub(super) async fn undo(&self, operation: &Operation, error: Error) -> Error {
-        if let Err(second) = self.engine.recover(operation).await {
-            self.engine.warn(format!(
-                "a failed {} of volume {} could not be undone yet: {}",
-                operation.kind.as_str(),
-                operation.name,
-                second.full_message()
-            ));
-        }
+        self.engine.recover_and_tell(operation).await;
         error
     }
 

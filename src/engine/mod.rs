@@ -8,6 +8,7 @@
 mod adopt;
 mod change;
 mod create;
+mod freeze;
 mod mount;
 mod owner;
 mod read;
@@ -28,6 +29,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use change::Change;
+pub use freeze::thaw_all;
 pub use rebuild::{RebuildReport, Unreadable, rebuild_catalog};
 pub use remove::SnapshotsToo;
 pub use storage::{expected_storage, opened};
@@ -40,6 +42,7 @@ use crate::id::{OperationId, VolumeUuid};
 use crate::linux::Host;
 use crate::model::Volume;
 use crate::name::{BackendName, VolumeName};
+use freeze::Freezes;
 use owner::Owners;
 use registry::Registry;
 
@@ -86,6 +89,7 @@ struct Inner {
     backends: BTreeMap<BackendName, Arc<dyn Backend>>,
     owners: Arc<Owners>,
     registry: Arc<Registry>,
+    freezes: Freezes,
     usage: Mutex<read::UsageCache>,
     sources: Mutex<read::SourceCache>,
     /// What the start found and nobody has mended.
@@ -121,6 +125,7 @@ impl Engine {
                 backends,
                 owners: Arc::default(),
                 registry: Arc::default(),
+                freezes: Freezes::default(),
                 usage: Mutex::default(),
                 sources: Mutex::default(),
                 warnings: Mutex::default(),
@@ -201,6 +206,13 @@ impl Engine {
         if !warnings.contains(&warning) {
             warnings.push(warning);
         }
+    }
+
+    /// What begins so has been mended.
+    fn unwarn(&self, beginning: &str) {
+        let mut warnings =
+            self.inner.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        warnings.retain(|warning| !warning.starts_with(beginning));
     }
 
     fn uuid(&self) -> uuid::Uuid {

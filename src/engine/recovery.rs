@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Engine;
 use super::create::put;
+use super::owner::Ownership;
 use crate::backend::{Locator, Presence};
 use crate::catalog::Change;
 use crate::error::{Error, ErrorKind, Result};
@@ -14,33 +15,22 @@ use crate::id::VolumeUuid;
 use crate::model::{MountLedger, Operation, OperationKind, Outcome, Volume, VolumeState};
 use crate::name::VolumeName;
 
-/// How often the trash is looked through.
-const TRASH_ROUND: Duration = Duration::from_secs(60);
+/// How often the trash is looked through, and what is stuck tried again.
+const ROUND: Duration = Duration::from_secs(60);
 
 impl Engine {
     /// Makes the records true at start, and begins to recover.
     pub(super) async fn reconcile(&self) -> Result<()> {
         let operations: Vec<Arc<Operation>> =
             self.inner.catalog.read(|state| state.operations().cloned().collect());
-        self.thaw_interrupted(&operations).await;
         self.forget_other_boots().await?;
         // Their owners are taken before anybody is answered, so that recovery comes first.
         for operation in operations {
-            let owners = &self.inner.owners;
-            let name = self.current_name(&operation);
-            let kind = operation.kind.as_str();
-            let ownership = owners.acquire(&[&name], kind, Duration::from_secs(1)).await;
+            let ownership = self.own_all_of(&operation).await;
             let engine = self.clone();
             tokio::spawn(async move {
-                let recovered = engine.recover(&operation).await;
+                engine.recover_and_tell(&operation).await;
                 drop(ownership);
-                match recovered {
-                    Ok(()) => tracing::info!(volume = %name, kind, "recovered"),
-                    Err(error) => engine.warn(format!(
-                        "an interrupted {kind} of volume {name} could not be cleaned up yet: {}",
-                        error.full_message()
-                    )),
-                }
             });
         }
         self.release_strays().await?;
@@ -48,36 +38,47 @@ impl Engine {
         let inner = Arc::downgrade(&self.inner);
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(TRASH_ROUND).await;
+                tokio::time::sleep(ROUND).await;
                 let Some(inner) = inner.upgrade() else { return };
-                Self { inner }.empty_trash().await;
+                let engine = Self { inner };
+                engine.retry_stuck().await;
+                engine.empty_trash().await;
             }
         });
         Ok(())
     }
 
-    /// The name that keeps others from the operation's volume.
-    fn current_name(&self, operation: &Operation) -> VolumeName {
-        let volume = self.inner.catalog.read(|state| state.volume(operation.volume).cloned());
-        volume.map_or_else(|| operation.name.clone(), |volume| volume.name.clone())
+    /// Keeps others from what the operation changes.
+    async fn own_all_of(&self, operation: &Operation) -> Result<Ownership> {
+        let names = self.names_of(operation);
+        let names: Vec<&VolumeName> = names.iter().collect();
+        let kind = operation.kind.as_str();
+        self.inner.owners.acquire(&names, kind, Duration::from_secs(1)).await
     }
 
-    /// Rule 14: a daemon that was killed while it held a filesystem frozen lets it go first of all.
-    async fn thaw_interrupted(&self, operations: &[Arc<Operation>]) {
-        for operation in operations {
-            let frozen = match operation.kind {
-                OperationKind::Snapshot { .. } => Some(operation.volume),
-                OperationKind::Create { frozen } => frozen,
-                _ => None,
-            };
-            let volume = frozen
-                .and_then(|uuid| self.inner.catalog.read(|state| state.volume(uuid).cloned()));
-            if let Some(volume) = volume
-                && matches!(self.mounted(&volume).await, Ok(Some(_)))
-            {
-                // A failure is among the warnings.
-                let _ = self.thaw(&self.target(&volume.name)).await;
+    /// Recovers, and warns of what cannot be cleaned up for as long as it cannot.
+    pub(super) async fn recover_and_tell(&self, operation: &Operation) {
+        let (name, kind) = (&operation.name, operation.kind.as_str());
+        let what = format!("what is left of a {kind} of volume {name} cannot be cleaned up yet: ");
+        match self.recover(operation).await {
+            Ok(()) => {
+                self.unwarn(&what);
+                tracing::info!(volume = %name, kind, "cleaned up");
             }
+            Err(error) => self.warn(format!("{what}{}", error.full_message())),
+        }
+    }
+
+    /// Tries again what could not be cleaned up: nobody else does while nobody asks for the volume.
+    pub(super) async fn retry_stuck(&self) {
+        let running = |operation: &Operation| self.inner.registry.is_running(operation.id);
+        let stuck: Vec<Arc<Operation>> = self.inner.catalog.read(|state| {
+            state.operations().filter(|operation| !running(operation)).cloned().collect()
+        });
+        for operation in stuck {
+            // Who owns it now cleans up first.
+            let Ok(_ownership) = self.own_all_of(&operation).await else { continue };
+            self.recover_and_tell(&operation).await;
         }
     }
 
@@ -173,6 +174,8 @@ impl Engine {
         if !open {
             return Ok(());
         }
+        // While this fails the operation stays recorded, and is tried again.
+        self.thaw_after(operation).await?;
         let mut changes = match &volume {
             None => vec![],
             Some(volume) => self.recover_volume(operation, volume).await?,

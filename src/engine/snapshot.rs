@@ -1,6 +1,4 @@
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Engine;
 use super::change::Work;
@@ -12,9 +10,6 @@ use crate::failpoint::Step;
 use crate::id::SnapshotUuid;
 use crate::model::{OperationKind, Outcome, Snapshot, SnapshotOrigin, Volume};
 use crate::name::{SnapshotName, SnapshotRef};
-
-/// How often a thaw is tried: a filesystem that stays frozen hangs everybody who writes to it.
-const THAW_TRIES: u32 = 5;
 
 impl Work {
     pub(super) async fn snapshot(&self, reference: &SnapshotRef) -> Result<Outcome> {
@@ -50,30 +45,6 @@ impl Work {
             Ok(()) => Ok(Outcome::Changed),
             Err(error) => Err(self.undo(&operation, error).await),
         }
-    }
-
-    /// Rule 14: freezes `volume` if one is given, copies, and thaws on every path.
-    pub(super) async fn cut(
-        &self,
-        volume: Option<&Volume>,
-        [freeze, copy, thaw]: [Step; 3],
-        content: impl AsyncFnOnce(Option<Duration>) -> Result<Outcome>,
-    ) -> Result<()> {
-        let Some(volume) = volume else {
-            return self.step(copy, content(None)).await.map(Outcome::ignore);
-        };
-        let host = &self.engine.inner.environment.host;
-        let target = self.engine.target(&volume.name);
-        let limit = Some(self.engine.inner.config.freeze_limit);
-        // A freeze that failed may have happened, so the thaw comes after that too.
-        let copied = async {
-            self.step(freeze, host.freeze(&target)).await?;
-            self.step(copy, content(limit)).await
-        }
-        .await;
-        let thawed = self.engine.thaw(&target).await;
-        copied?;
-        self.step(thaw, std::future::ready(thawed)).await
     }
 
     pub(super) async fn remove_snapshot(&self, reference: &SnapshotRef) -> Result<Outcome> {
@@ -185,27 +156,6 @@ impl Engine {
             Error::not_found(format!("volume {} has no snapshot {name}", volume.name))
                 .hint(format!("see `holdfast snapshot ls {}`", volume.name))
         })
-    }
-
-    /// Lets writes go on; does not give up at the first failure.
-    pub(super) async fn thaw(&self, target: &Path) -> Result<()> {
-        let host = &self.inner.environment.host;
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match host.thaw(target).await {
-                Ok(_) => return Ok(()),
-                Err(error) if tries >= THAW_TRIES => {
-                    self.warn(format!(
-                        "{} may still be frozen: {}; run `fsfreeze --unfreeze` on it",
-                        target.display(),
-                        error.full_message()
-                    ));
-                    return Err(error);
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
-        }
     }
 
     /// A name that says what the snapshot is for and that the volume does not use yet.

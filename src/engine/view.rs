@@ -141,7 +141,7 @@ pub enum OperationState {
     Done,
     /// Failed, and undone.
     Failed,
-    /// Failed, and what it left could not be cleaned up yet; tried again at the next request and start.
+    /// Failed, and what it left could not be cleaned up yet; tried again at the next request, each minute, and at the next start.
     Stuck,
 }
 

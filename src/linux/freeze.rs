@@ -9,6 +9,7 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use super::mount::open_mounted;
+use super::mountinfo;
 use crate::error::{Error, Result};
 use crate::model::Outcome;
 
@@ -31,6 +32,24 @@ pub(crate) fn freeze(target: &Path) -> Result<Outcome> {
 pub(crate) fn thaw(target: &Path) -> Result<Outcome> {
     let (file, _) = open_mounted(target)?;
     thaw_open(&file).map_err(|errno| failed("thaw", target, errno))
+}
+
+/// Thaws what is to be unmounted from `target`: unmounted while it is frozen, a filesystem stays in
+/// the kernel out of everybody's reach, frozen, and holds its device.
+pub(crate) fn thaw_to_unmount(target: &Path) -> Result<()> {
+    let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else { return Ok(()) };
+    // The target itself is not looked at before it is known to be on a device: a server may be dead.
+    let Ok(parent) = std::fs::canonicalize(parent) else { return Ok(()) };
+    match mountinfo::at(&parent.join(name))? {
+        Some(mounted) if mounted.source.starts_with('/') => {}
+        _ => return Ok(()),
+    }
+    // One that cannot be opened is broken, which is no reason to keep it mounted.
+    let Ok((file, _)) = open_mounted(target) else { return Ok(()) };
+    match thaw_open(&file) {
+        Ok(_) | Err(Errno::EOPNOTSUPP | Errno::ENOTTY) => Ok(()),
+        Err(errno) => Err(failed("thaw", target, errno)),
+    }
 }
 
 fn thaw_open(file: &File) -> Result<Outcome, Errno> {

@@ -123,8 +123,8 @@ pub trait Host: Debug + Send + Sync {
     /// whether it takes the options.
     async fn try_mount(&self, request: &MountRequest) -> Result<()>;
 
-    /// Unmounts, never lazily, and removes the empty mount directory. `Unchanged` if nothing is mounted
-    /// there; `InUse` while files are open.
+    /// Unmounts, never lazily and never frozen: thaws first. Removes the empty mount directory.
+    /// `Unchanged` if nothing is mounted there; `InUse` while files are open.
     async fn unmount(&self, target: &Path) -> Result<Outcome>;
 
     /// All mounts at or below `directory`.

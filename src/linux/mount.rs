@@ -14,6 +14,7 @@ use rustix::mount::{
 };
 
 use super::device_node::block_number;
+use super::freeze::thaw_to_unmount;
 use super::{MountRequest, Mounted, mountinfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Outcome;
@@ -240,8 +241,9 @@ impl<'a> Options<'a> {
     }
 }
 
-/// Unmounts, never lazily and never by force, and removes the directory if it is empty then.
+/// Unmounts, never lazily, by force or frozen, and removes the directory if it is empty then.
 pub(crate) fn unmount(target: &Path) -> Result<Outcome> {
+    thaw_to_unmount(target)?;
     let unmounted = when_idle(
         || rustix::mount::unmount(target, UnmountFlags::NOFOLLOW),
         |errno| *errno == rustix::io::Errno::BUSY,

@@ -253,3 +253,17 @@ async fn a_copied_journal_is_replayed_before_the_identity_changes() {
         assert_eq!(read.unwrap(), "in the journal", "{kind}");
     }
 }
+
+/// Frozen, it would stay in the kernel out of everybody's reach, and keep the device.
+#[tokio::test]
+async fn rule_14_a_filesystem_that_is_unmounted_is_thawed_first() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let disk = Disk::formatted();
+    let target = disk.mounted().await;
+    assert_eq!(disk.host.freeze(&target).await.unwrap(), Outcome::Changed);
+    assert_eq!(disk.host.unmount(&target).await.unwrap(), Outcome::Changed);
+    let mut alone = std::fs::File::options();
+    alone.write(true).custom_flags(nix::libc::O_EXCL).open(&disk.device).expect("nobody has it");
+    disk.mounted().await;
+    std::fs::write(target.join("file"), "not frozen").unwrap();
+}

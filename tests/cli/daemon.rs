@@ -130,6 +130,26 @@ fn one_daemon_for_each_state_directory() {
     daemon.plugin().list();
 }
 
+/// Each would take the other's mounts for what nobody holds.
+#[test]
+fn rule_08_one_daemon_for_each_mount_directory() {
+    let host = Host::new();
+    let daemon = Daemon::start(&host);
+    let plugin = daemon.plugin();
+    plugin.create("data", &[("size", "64M")]).unwrap();
+    let mountpoint = plugin.mount("data", "id").unwrap();
+    let at = |name: &str| host.dir().join(name).display().to_string();
+    let mut second = host.command(HOLDFAST);
+    second.args(["daemon", "--state-dir", &at("other"), "--runtime-dir", &at("other-run")]);
+    second.args(["--plugin-socket", &at("other.sock"), "--mount-dir"]);
+    let second = second.arg(daemon.state_dir().join("mounts")).output().unwrap();
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(4), "{said}");
+    assert!(said.contains("mounts/.lock"), "{said}");
+    daemon.write(mountpoint.join("file"), "still mounted");
+    plugin.unmount("data", "id").unwrap();
+}
+
 #[test]
 fn a_socket_on_which_somebody_listens_is_left_alone() {
     let host = Host::new();

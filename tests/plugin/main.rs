@@ -7,6 +7,7 @@ mod common;
 
 mod disk;
 mod endpoints;
+mod frozen;
 mod hostile;
 mod ledger;
 mod names;

@@ -69,7 +69,7 @@ fn rule_07_a_device_on_a_part_of_the_image_is_not_taken_for_the_volume() {
 }
 
 /// A process that has `directory` bound elsewhere in a mount namespace of its own, as a container has.
-fn bind_elsewhere(host: &Host, directory: &Path) -> Child {
+pub(crate) fn bind_elsewhere(host: &Host, directory: &Path) -> Child {
     let mut holder = host.command("unshare");
     let script = "mount --bind \"$0\" /mnt && echo here && exec cat";
     holder.args(["--mount", "--propagation", "private", "sh", "-c", script]).arg(directory);
@@ -77,14 +77,14 @@ fn bind_elsewhere(host: &Host, directory: &Path) -> Child {
 }
 
 /// Starts a command that says "here" when it is ready, and ends when its standard input does.
-fn spawn_and_wait(mut command: Command) -> Child {
+pub(crate) fn spawn_and_wait(mut command: Command) -> Child {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = [0; 5];
     child.stdout.as_mut().expect("piped").read_exact(&mut line).expect("here");
     child
 }
 
-fn end(mut child: Child) {
+pub(crate) fn end(mut child: Child) {
     drop(child.stdin.take());
     child.wait().unwrap();
 }

@@ -90,7 +90,7 @@ impl State {
             return Err(Error::in_use(format!("files below {} are open", target.display())));
         }
         let mount = self.mounts.remove(position);
-        // The kernel thaws what is unmounted, and what was written meanwhile is on the device.
+        // Thawed first, so what was written meanwhile is on the device.
         self.write_back(&mount)?;
         clear(target)?;
         let _ = std::fs::remove_dir(target);
@@ -203,6 +203,10 @@ impl Host for SimHost {
 
     async fn thaw(&self, target: &Path) -> Result<Outcome> {
         let mut state = self.world.lock();
+        if let Some(left) = state.thaws_fail.checked_sub(1) {
+            state.thaws_fail = left;
+            return Err(Error::unavailable("the simulated kernel does not thaw now"));
+        }
         let mount = state.need_mount(target)?;
         Ok(match std::mem::take(&mut mount.frozen) {
             true => Outcome::Changed,

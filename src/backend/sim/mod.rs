@@ -50,6 +50,7 @@ struct State {
     users: BTreeMap<PathBuf, usize>,
     full: bool,
     copies_take: Option<Duration>,
+    thaws_fail: u32,
     /// Where all this is kept, if it outlives the process.
     #[serde(skip)]
     file: Option<PathBuf>,
@@ -200,6 +201,11 @@ impl SimWorld {
     /// Copies share no blocks and take this long.
     pub fn set_copies_take(&self, duration: Option<Duration>) {
         self.lock().copies_take = duration;
+    }
+
+    /// So many thaws fail from now on.
+    pub fn set_thaws_fail(&self, thaws: u32) {
+        self.lock().thaws_fail = thaws;
     }
 
     /// Puts any text in the place of a volume's description.

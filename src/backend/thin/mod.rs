@@ -213,6 +213,15 @@ impl ThinBackend {
     }
 }
 
+/// Resumes the devices of the pool that a killed daemon has left suspended. Makes nothing.
+///
+/// # Errors
+/// `InUse` if another daemon has the pool.
+pub async fn resume_interrupted(storage: ThinStorage) -> Result<Outcome> {
+    blocking::run("resuming suspended devices", QUICK, move || pool::resume_interrupted(&storage))
+        .await
+}
+
 fn check_chunk_size(size: ByteSize) -> Result<()> {
     const SMALLEST: u64 = 64 << 10;
     const LARGEST: u64 = 1 << 30;

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::sync::{Mutex, RwLock};
 use std::time::Duration;
 
-use super::ThinConfig;
 use super::header::{Header, Progress};
 use super::ids::{Index, Ledger};
 use super::names::Names;
 use super::records::{RECORDS_ID, RECORDS_SIZE, Records};
 use super::status::{METADATA_BLOCK, PoolStatus};
 use super::storage::{Area, Found, Storage};
+use super::{ThinConfig, ThinStorage};
 use crate::backend::Expected;
 use crate::clock::{Entropy as _, System};
 use crate::error::{Error, ErrorKind, Result};
@@ -232,13 +232,7 @@ impl Opened {
             }
         };
         let names = Names::new(header.pool);
-        // First of all: everybody who writes to a suspended device hangs.
-        for device in mapper.list(&names.prefix())? {
-            if device.suspended && device.has_table {
-                tracing::warn!(device = device.identity.name, "resuming a suspended device");
-                mapper.resume(&device.identity.uuid)?;
-            }
-        }
+        resume_suspended(&mapper, names)?.ignore();
         if header.progress == Progress::Begun {
             // What an earlier try left in the kernel.
             for identity in names.own() {
@@ -309,6 +303,31 @@ impl Opened {
         pool.reconcile()?;
         Ok(pool)
     }
+}
+
+/// See [`super::resume_interrupted`].
+pub(super) fn resume_interrupted(storage: &ThinStorage) -> Result<Outcome> {
+    if !Storage::is_there(storage)? {
+        return Ok(Outcome::Unchanged);
+    }
+    let mapper = DeviceMapper::open()?;
+    match Storage::open(storage, ByteSize::MIB, &Expected::Anything)?.look()? {
+        Found::Ours(header) => resume_suspended(&mapper, Names::new(header.pool)),
+        Found::Blank => Ok(Outcome::Unchanged),
+    }
+}
+
+/// Everybody who writes to a suspended device hangs.
+fn resume_suspended(mapper: &DeviceMapper, names: Names) -> Result<Outcome> {
+    let mut outcome = Outcome::Unchanged;
+    for device in mapper.list(&names.prefix())? {
+        if device.suspended && device.has_table {
+            tracing::warn!(device = device.identity.name, "resuming a suspended device");
+            mapper.resume(&device.identity.uuid)?;
+            outcome = Outcome::Changed;
+        }
+    }
+    Ok(outcome)
 }
 
 fn metadata_path(mapper: &DeviceMapper, names: Names) -> Result<PathBuf> {

@@ -85,6 +85,18 @@ pub(super) enum Found {
 }
 
 impl Storage {
+    /// Whether there is anything to open without making it.
+    pub(super) fn is_there(storage: &ThinStorage) -> Result<bool> {
+        match storage {
+            ThinStorage::Devices { .. } => Ok(true),
+            ThinStorage::Files { directory, .. } => {
+                directory.join(DATA_FILE).try_exists().map_err(|error| {
+                    Error::io(format!("cannot look at {}", directory.display()), error)
+                })
+            }
+        }
+    }
+
     /// Opens the devices, or makes the files and puts them behind loop devices.
     ///
     /// # Errors
@@ -108,10 +120,7 @@ impl Storage {
                 Ok(Self { data, metadata, _lock: None })
             }
             ThinStorage::Files { directory, size } => {
-                let there = directory.join(DATA_FILE).try_exists().map_err(|error| {
-                    Error::io(format!("cannot look at {}", directory.display()), error)
-                })?;
-                if !there {
+                if !Self::is_there(storage)? {
                     expected.admit(&storage.to_string(), None, |_| Ok(false))?;
                 }
                 std::fs::create_dir_all(directory).map_err(|error| {

@@ -422,3 +422,112 @@ fn stopped_dead(work: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(work);
 }
+
+/// What freezes `db` and copies it.
+async fn copy_frozen(engine: &Engine, operation: &str) -> Result<()> {
+    match operation {
+        "snapshot" => engine.change(None).snapshot(reference("db@one")).await.map(Outcome::ignore),
+        _ => engine.make("copy", &[("clone-of", "db")]).await.map(Outcome::ignore),
+    }
+}
+
+#[tokio::test]
+async fn rule_14_a_thaw_that_fails_is_tried_until_it_does_not() {
+    for operation in ["snapshot", "clone"] {
+        let world = World::new();
+        let engine = world.start().await;
+        engine.make("db", &[]).await.unwrap();
+        engine.hold("db", "c1").await.unwrap();
+        let target = world.mounts().join("db");
+        let warns = async |engine: &Engine| {
+            engine.status().await.warnings.iter().any(|warning| warning.contains("frozen"))
+        };
+        for by in ["the next change", "the next round", "the next engine"] {
+            world.disk.set_thaws_fail(u32::MAX);
+            copy_frozen(&engine, operation).await.unwrap_err();
+            assert!(world.disk.is_frozen(&target), "{operation}");
+            assert!(warns(&engine).await, "{operation}");
+            let stuck = engine.operations().iter().any(|o| o.state == view::OperationState::Stuck);
+            assert!(stuck, "{operation}: it must not be forgotten");
+            engine.hold("db", "c2").await.expect_err("nothing is done to a frozen volume");
+            world.disk.set_thaws_fail(0);
+            match by {
+                "the next change" => drop(engine.hold("db", "c1").await.unwrap()),
+                "the next round" => engine.retry_stuck().await,
+                _ => break,
+            }
+            assert!(!world.disk.is_frozen(&target), "{operation}, {by}");
+            assert!(!warns(&engine).await, "{operation}, {by}");
+        }
+        drop(engine);
+        let engine = world.start().await;
+        engine.settled().await;
+        assert!(!world.disk.is_frozen(&target), "{operation}");
+        assert!(world.disk.snapshots().is_empty() && world.disk.images().len() == 1);
+        copy_frozen(&engine, operation).await.unwrap();
+        assert!(!world.disk.is_frozen(&target), "{operation}");
+    }
+}
+
+#[tokio::test]
+async fn rule_14_a_defect_while_frozen_thaws() {
+    for (operation, call) in [("snapshot", Call::Snapshot), ("clone", Call::CreateFrom)] {
+        let world = World::new();
+        let engine = world.start().await;
+        engine.make("db", &[]).await.unwrap();
+        engine.hold("db", "c1").await.unwrap();
+        world.backend().on(call, 1, Fault::Panic);
+        copy_frozen(&engine, operation).await.unwrap_err();
+        while world.disk.is_frozen(&world.mounts().join("db")) {
+            tokio::task::yield_now().await;
+        }
+        copy_frozen(&engine, operation).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn rule_14_an_engine_that_ends_breaks_off_what_is_frozen() {
+    for (operation, call) in [("snapshot", Call::Snapshot), ("clone", Call::CreateFrom)] {
+        let world = World::new();
+        let engine = world.start().await;
+        engine.make("db", &[]).await.unwrap();
+        engine.hold("db", "c1").await.unwrap();
+        world.backend().on(call, 1, Fault::HangAfter);
+        let target = world.mounts().join("db");
+        let copying = tokio::spawn({
+            let engine = engine.clone();
+            async move { copy_frozen(&engine, operation).await }
+        });
+        while !world.disk.is_frozen(&target) {
+            tokio::task::yield_now().await;
+        }
+        engine.end_freezes().await;
+        assert!(!world.disk.is_frozen(&target), "{operation}");
+        copying.await.unwrap().expect_err("what was copied while it was thawed is worth nothing");
+        assert!(world.disk.snapshots().is_empty() && world.disk.images().len() == 1);
+        copy_frozen(&engine, operation).await.expect_err("it ends");
+        assert!(!world.disk.is_frozen(&target), "{operation}");
+    }
+}
+
+#[test]
+fn rule_14_what_was_frozen_is_thawed_without_a_catalog() {
+    let world = World::new();
+    let target = world.mounts().join("db");
+    stopped_dead(async {
+        let engine = world.start().await;
+        engine.make("db", &[]).await.unwrap();
+        engine.hold("db", "c1").await.unwrap();
+        world.backend().on(Call::Snapshot, 1, Fault::HangBefore);
+        let cut = tokio::time::timeout(
+            Duration::from_millis(100),
+            engine.change(None).snapshot(reference("db@one")),
+        );
+        assert!(cut.await.is_err() && world.disk.is_frozen(&target));
+    });
+    stopped_dead(async {
+        let host: Arc<dyn crate::linux::Host> = Arc::new(SimHost::new(&world.disk));
+        assert_eq!(thaw_all(&host, &world.mounts()).await, Vec::<String>::new());
+        assert!(!world.disk.is_frozen(&target));
+    });
+}
