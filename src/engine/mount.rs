@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -195,9 +195,8 @@ impl Work {
 
     /// Unmounts and detaches what no id holds.
     pub(super) async fn release(&self, volume: &Volume, unmount: Step, detach: Step) -> Result<()> {
-        let host = &self.engine.inner.environment.host;
         let target = self.engine.target(&volume.name);
-        self.step(unmount, host.unmount(&target)).await?;
+        self.step(unmount, self.engine.unmount_own(volume, &target)).await?;
         let backend = self.backend(volume)?;
         self.step(detach, async {
             match backend.detach(Locator::from(volume)).await {
@@ -264,10 +263,21 @@ impl Engine {
 
     /// What the kernel shows at the volume's target.
     pub(super) async fn mounted(&self, volume: &Volume) -> Result<Option<Mounted>> {
-        let target = self.target(&volume.name);
-        let mounts = self.inner.environment.host.mounts_below(&target).await?;
+        self.mounted_at(&self.target(&volume.name)).await
+    }
+
+    async fn mounted_at(&self, target: &Path) -> Result<Option<Mounted>> {
+        let mounts = self.inner.environment.host.mounts_below(target).await?;
         // The last of several covers the others.
         Ok(mounts.into_iter().rfind(|mount| mount.target == target))
+    }
+
+    /// Unmounts the volume from `target`, and nothing else that may be there (rules 7 and 8).
+    pub(super) async fn unmount_own(&self, volume: &Volume, target: &Path) -> Result<Outcome> {
+        if let Some(mounted) = self.mounted_at(target).await? {
+            self.require_own_mount(volume, &mounted).await?;
+        }
+        self.inner.environment.host.unmount(target).await
     }
 
     /// Rule 7: what is mounted there is the volume and nothing else.
@@ -281,7 +291,8 @@ impl Engine {
             Presence::Present { attached: Some(MountSource::Export { source, .. }), .. } => {
                 *source == mounted.source
             }
-            _ => false,
+            Presence::Present { .. } => false,
+            Presence::Absent => return Err(self.no_data(volume)),
         };
         if own {
             return Ok(());
@@ -312,11 +323,18 @@ impl Engine {
                 .hint("another mount namespace or a program has it open; find it with `lsof` or `findmnt`"))
             }
             Presence::Present { .. } => Ok(()),
-            Presence::Absent => Err(Error::corrupt(format!(
-                "the data of volume {} is not in the backend {}",
-                volume.name, volume.backend
-            ))),
+            Presence::Absent => Err(self.no_data(volume)),
         }
+    }
+
+    fn no_data(&self, volume: &Volume) -> Error {
+        let Volume { name, backend, .. } = volume;
+        let error =
+            Error::corrupt(format!("the data of volume {name} is not in the backend {backend}"));
+        error.hint(format!(
+            "bring it back; while {} is mounted, the files can still be copied from there",
+            self.target(name).display()
+        ))
     }
 
     /// Containers that have the volume, as the kernel sees it.

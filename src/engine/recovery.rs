@@ -1,7 +1,8 @@
 //! After a crash: what really exists is compared with what was intended, and each interrupted
 //! operation is finished or undone. Every step here may itself be interrupted and repeated.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,63 +105,80 @@ impl Engine {
         self.inner.catalog.commit(forget).await
     }
 
-    /// Unmounts what is mounted below our directory and held by no id, and says which held volumes
-    /// are not mounted.
+    /// Unmounts the volumes that are mounted and that no id holds, and says which held ones are not
+    /// mounted. Leaves what is no volume's.
     async fn release_strays(&self) -> Result<()> {
         let host = &self.inner.environment.host;
         let mounts = host.mounts_below(&self.inner.config.mount_dir).await?;
-        let (held, busy): (HashSet<VolumeName>, HashSet<VolumeName>) =
-            self.inner.catalog.read(|state| {
-                let named = |uuid| state.volume(uuid).filter(|volume| volume.holds_name());
-                let name = |uuid| named(uuid).map(|volume| volume.name.clone());
-                (
-                    state.ledgers().filter_map(|(uuid, _)| name(uuid)).collect(),
-                    state.operations().filter_map(|op| name(op.volume)).collect(),
-                )
-            });
+        let targets: BTreeSet<PathBuf> = mounts.into_iter().map(|mount| mount.target).collect();
         let mut mounted = HashSet::new();
-        for mount in mounts {
-            let Ok(relative) = mount.target.strip_prefix(&self.inner.config.mount_dir) else {
+        for target in targets {
+            if target.parent() != Some(&*self.inner.config.mount_dir) {
+                continue;
+            }
+            let Some(volume) = self.volume_at(&target) else {
+                self.warn(format!("what is mounted at {} is no volume's", target.display()));
                 continue;
             };
-            let text = relative.to_str().unwrap_or_default();
-            let name = text.parse::<VolumeName>().ok();
-            if let Some(name) = &name
-                && (held.contains(name) || busy.contains(name))
-            {
-                mounted.insert(name.clone());
+            if self.is_held_or_changing(&volume) {
+                mounted.insert(volume.uuid);
                 continue;
             }
-            // Ours are one level deep: a volume's, or the scratch mount of one being cloned.
-            let scratch = text.starts_with('.') && !text.contains('/');
-            if name.is_none() && !scratch {
-                continue;
-            }
-            let users = host.bind_mounts_of(&mount.target).await;
-            if name.is_some() && users.is_ok_and(|users| users > 0) {
-                self.warn(format!(
-                    "{} is used by a container that no mount id stands for; it stays mounted",
-                    mount.target.display()
-                ));
-                continue;
-            }
-            match host.unmount(&mount.target).await {
-                Ok(_) => {
-                    tracing::info!(target = %mount.target.display(), "unmounted what nobody holds")
-                }
-                Err(error) => self.warn(format!(
-                    "{} is mounted and held by nobody: {}",
-                    mount.target.display(),
-                    error.full_message()
-                )),
-            }
+            // Taken before anybody is answered: a mount that comes now waits for this.
+            let owners = &self.inner.owners;
+            let owned = owners.acquire(&[&volume.name], "unmount", Duration::from_secs(1)).await;
+            let Ok(ownership) = owned else { continue };
+            let engine = self.clone();
+            tokio::spawn(async move {
+                engine.release_stray(&volume, &target).await;
+                drop(ownership);
+            });
         }
-        for name in held.difference(&mounted) {
+        let held: Vec<Arc<Volume>> = self.inner.catalog.read(|state| {
+            state.ledgers().filter_map(|(uuid, _)| state.volume(uuid).cloned()).collect()
+        });
+        for volume in held.iter().filter(|volume| !mounted.contains(&volume.uuid)) {
             self.warn(format!(
-                "volume {name} is held by mount ids, but is not mounted; its next mount mounts it again"
+                "volume {} is held by mount ids, but is not mounted; its next mount mounts it again",
+                volume.name
             ));
         }
         Ok(())
+    }
+
+    /// Whose place it is: a volume's, or that of a volume that is being cloned.
+    fn volume_at(&self, target: &Path) -> Option<Arc<Volume>> {
+        let text = target.strip_prefix(&self.inner.config.mount_dir).ok()?.to_str()?;
+        self.inner.catalog.read(|state| match text.strip_prefix('.') {
+            Some(uuid) => state.volume(uuid.parse().ok()?).cloned(),
+            None => state.named(&text.parse().ok()?).cloned(),
+        })
+    }
+
+    fn is_held_or_changing(&self, volume: &Volume) -> bool {
+        self.inner.catalog.read(|state| {
+            state.ledger(volume.uuid).is_some()
+                || state.operations().any(|operation| operation.volume == volume.uuid)
+        })
+    }
+
+    async fn release_stray(&self, volume: &Volume, target: &Path) {
+        let users = self.inner.environment.host.bind_mounts_of(target).await;
+        if users.is_ok_and(|users| users > 0) {
+            self.warn(format!(
+                "{} is used by a container that no mount id stands for; it stays mounted",
+                target.display()
+            ));
+            return;
+        }
+        match self.unmount_own(volume, target).await {
+            Ok(_) => tracing::info!(target = %target.display(), "unmounted what nobody holds"),
+            Err(error) => self.warn(format!(
+                "{} is mounted and held by nobody: {}",
+                target.display(),
+                error.full_message()
+            )),
+        }
     }
 
     /// Finishes or undoes `operation`. Repeatable; `Ok` means that nothing of it is left.
@@ -190,7 +208,7 @@ impl Engine {
         match &operation.kind {
             OperationKind::Create { .. } if volume.state == VolumeState::Creating => {
                 let scratch = self.inner.config.mount_dir.join(format!(".{}", volume.uuid));
-                self.inner.environment.host.unmount(&scratch).await?;
+                self.unmount_own(volume, &scratch).await?;
                 backend.detach(Locator::from(volume)).await.or_else(absent)?;
                 backend.delete(volume.uuid).await?;
                 Ok(vec![Change::RemoveVolume(volume.uuid)])
@@ -206,7 +224,7 @@ impl Engine {
             OperationKind::Mount | OperationKind::Unmount => {
                 if self.ledger(volume).is_empty() {
                     let target = self.target(&volume.name);
-                    match self.inner.environment.host.unmount(&target).await {
+                    match self.unmount_own(volume, &target).await {
                         // It stays mounted and held by no id until the next mount or removal.
                         Err(error) if error.kind() == ErrorKind::InUse => return Ok(vec![]),
                         other => other.map(drop)?,

@@ -56,7 +56,7 @@ impl Work {
         }
         self.require_unused(&volume).await?;
         // The mountpoint has the old name.
-        self.engine.inner.environment.host.unmount(&self.engine.target(name)).await?;
+        self.engine.unmount_own(&volume, &self.engine.target(name)).await?;
         let renamed = Volume { name: new, ..(*volume).clone() };
         let record = vec![put(&renamed)];
         let operation =

@@ -135,6 +135,43 @@ fn rule_08_a_busy_unmount_is_made_up_for_later() {
     assert_eq!((host.mounts(), host.loops()), (vec![], vec![]));
 }
 
+/// What an administrator mounted where volumes are mounted is his.
+#[test]
+fn rule_08_what_holdfast_did_not_mount_is_not_unmounted() {
+    let host = Host::new();
+    let mut daemon = Launch::new(&host).failpoint("mount.intent=kill").start(&host);
+    let plugin = daemon.plugin();
+    plugin.create("data", &[("size", "64M")]).unwrap();
+    plugin.mount("data", "id").expect_err("killed");
+    daemon.wait_end();
+    let mounts = daemon.state_dir().join("mounts");
+    let foreign = ["usbdisk", "data", ".6e0b7cf3-3b43-4b4c-8f0e-9c8b6c4e4f10", ".cache"];
+    for name in foreign {
+        let target = mounts.join(name);
+        host.run("mkdir", &["-p", target.to_str().unwrap()]);
+        host.run("mount", &["-t", "tmpfs", "tmpfs", target.to_str().unwrap()]);
+        daemon.write(target.join("file"), name);
+    }
+    daemon.start_again();
+    // Asked for after the recovery of `data`.
+    let refused = [
+        plugin.mount("data", "id").unwrap_err(),
+        plugin.remove("data").unwrap_err(),
+        daemon.cli().run(&["volume", "rename", "data", "other"]).stderr,
+    ];
+    for error in refused {
+        assert!(error.contains("tmpfs"), "what is in the way is named: {error}");
+    }
+    daemon.kill_and_start_again();
+    for name in foreign {
+        assert_eq!(daemon.read(mounts.join(name).join("file")), name, "it is still mounted");
+    }
+    let status = daemon.cli().ok(&["status"]).json().to_string();
+    assert!(status.contains("usbdisk"), "{status}");
+    host.run("umount", &[mounts.join("data").to_str().unwrap()]);
+    plugin.mount("data", "id").expect("with nothing in the way");
+}
+
 /// Rule 14: whoever writes must not hang for ever because a snapshot failed.
 #[test]
 fn rule_14_a_failed_snapshot_thaws() {
