@@ -4,8 +4,9 @@
 //! pauses and steps on its own.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 /// The wall clock. Never used to order events or to decide who owns what.
@@ -18,6 +19,11 @@ pub trait Clock: Debug + Send + Sync {
 pub trait Entropy: Debug + Send + Sync {
     /// A UUID that nobody else has.
     fn uuid(&self) -> Uuid;
+}
+
+/// Whether `limit` has passed since `since`. A clock that was set back makes nothing old.
+pub fn has_passed(limit: Duration, since: Timestamp, now: Timestamp) -> bool {
+    SignedDuration::try_from(limit).is_ok_and(|limit| now.duration_since(since) >= limit)
 }
 
 /// The host's clock and random numbers.
@@ -35,5 +41,20 @@ impl Clock for System {
 impl Entropy for System {
     fn uuid(&self) -> Uuid {
         Uuid::new_v4()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_come_has_not_passed() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let hour = Duration::from_secs(3600);
+        assert!(has_passed(hour, at(0), at(3600)));
+        assert!(!has_passed(hour, at(0), at(3599)));
+        assert!(!has_passed(hour, at(100_000), at(0)), "the clock was set back");
+        assert!(!has_passed(Duration::MAX, at(0), at(100_000)));
     }
 }

@@ -99,6 +99,8 @@ keys! {
         "Where a volume goes that names no backend.";
     trash_after: Duration = "trash_after", Text("7d"),
         "How long a volume removed with on-remove=trash can be had back.";
+    mount_grace: Duration = "mount_grace", Text("130s"),
+        "How long a container may take to start once it has mounted a volume; if it shows no use of it then, it is gone.";
     loop_enabled: bool = "loop.enabled", Text("true"),
         "Whether the backend loop is on.";
     loop_dir: PathBuf = "loop.dir", Below("state_dir", "loop"),

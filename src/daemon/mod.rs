@@ -220,6 +220,7 @@ async fn start(config: &Config, choice: CatalogChoice, host: Arc<dyn Host>) -> R
         mount_dir: config.mount_dir.clone(),
         default_backend: config.default_backend.clone(),
         trash_after: config.trash_after,
+        mount_grace: config.mount_grace,
         freeze_limit: config.loop_freeze_limit,
     };
     let engine = Engine::start(config, environment, catalog, backends).await?;

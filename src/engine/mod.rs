@@ -60,6 +60,9 @@ pub struct EngineConfig {
     pub default_backend: BackendName,
     /// How long a volume stays in the trash.
     pub trash_after: Duration,
+    /// How old a container's mount must be before the lack of its bind mount says that the container is
+    /// gone: Docker makes the bind mounts when the last of the container's volumes is mounted.
+    pub mount_grace: Duration,
     /// How long a mounted filesystem may be frozen for a snapshot that has to copy.
     pub freeze_limit: Duration,
 }

@@ -1,22 +1,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Engine;
 use super::change::Work;
 use super::create::put;
 use crate::backend::{Attachment, BackendKind, Locator, MountSource, Presence};
 use crate::catalog;
+use crate::clock::has_passed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::Step;
 use crate::id::MountId;
 use crate::linux::{MountRequest, Mounted};
 use crate::model::{Content, Holder, MountLedger, OperationKind, Outcome, Volume};
 use crate::name::VolumeName;
-
-/// How old a container's mount must be before the lack of its bind mount says that the container is
-/// gone: Docker makes the bind mount after our answer.
-const SETTLED: Duration = Duration::from_secs(30);
 
 /// A mount whose answer has not reached its caller yet. Dropped before that, it is given up: nobody
 /// else would (rule 5).
@@ -353,8 +349,9 @@ impl Engine {
     }
 
     fn is_settled(&self, entry: &crate::model::MountEntry) -> bool {
-        let age = self.inner.environment.clock.now().duration_since(entry.last_mounted);
-        entry.holder == Holder::Container && age.unsigned_abs() >= SETTLED
+        let now = self.inner.environment.clock.now();
+        entry.holder == Holder::Container
+            && has_passed(self.inner.config.mount_grace, entry.last_mounted, now)
     }
 }
 

@@ -5,6 +5,7 @@ use super::change::Work;
 use super::create::put;
 use crate::backend::Description;
 use crate::catalog;
+use crate::clock::has_passed;
 use crate::error::{Error, Result};
 use crate::failpoint::Step;
 use crate::model::{OperationKind, Outcome, SnapshotOrigin, Volume, VolumeState};
@@ -155,7 +156,7 @@ impl Engine {
         let over: Vec<Arc<Volume>> = self.inner.catalog.read(|state| {
             let trashed = state.volumes().filter(|volume| match volume.state {
                 VolumeState::Trashed { since } => {
-                    now.duration_since(since).unsigned_abs() >= self.inner.config.trash_after
+                    has_passed(self.inner.config.trash_after, since, now)
                 }
                 _ => false,
             });

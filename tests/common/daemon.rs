@@ -46,6 +46,11 @@ impl Launch {
         self
     }
 
+    /// A container whose Unmount is lost is found to be gone while a test can wait for it.
+    pub(crate) fn short_grace(self) -> Self {
+        self.args(&["--mount-grace", "20s"])
+    }
+
     pub(crate) fn failpoint(self, failpoint: &str) -> Self {
         self.env("HOLDFAST_FAILPOINTS", failpoint)
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use crate::common::daemon::Daemon;
+use crate::common::daemon::Launch;
 use crate::common::host::Host;
 use crate::common::plugin::PluginClient;
 use crate::common::wait;
@@ -66,7 +66,7 @@ impl Load {
 #[test]
 fn a_daemon_killed_again_and_again_under_load_loses_and_leaks_nothing() {
     let host = Host::new();
-    let mut daemon = Daemon::start(&host);
+    let mut daemon = Launch::new(&host).short_grace().start(&host);
     let load =
         Load { plugin: daemon.plugin(), over: AtomicBool::new(false), rounds: AtomicU64::new(0) };
     thread::scope(|scope| {

@@ -76,7 +76,7 @@ fn kill_at_every_step_of(name: &str) {
 
 fn kill_at(operation: &Operation, step: &str) {
     let host = Host::new();
-    let mut daemon = Daemon::start(&host);
+    let mut daemon = Launch::new(&host).short_grace().start(&host);
     let plugin = daemon.plugin();
     plugin.create(BYSTANDER, &[("size", "64M")]).unwrap();
     let bystander = plugin.mount(BYSTANDER, "bystander").unwrap().join("file");
@@ -84,7 +84,8 @@ fn kill_at(operation: &Operation, step: &str) {
     (operation.prepare)(&daemon);
     daemon.terminate();
 
-    let mut daemon = Launch::new(&host).failpoint(&format!("{step}=kill")).start(&host);
+    let launch = Launch::new(&host).short_grace().failpoint(&format!("{step}=kill"));
+    let mut daemon = launch.start(&host);
     let answer = (operation.run)(&daemon);
     assert!(answer.is_err(), "{step}: answered although it was to be killed");
     assert_eq!(daemon.wait_end().signal(), Some(9), "{step} was not reached:\n{}", daemon.log());

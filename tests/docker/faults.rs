@@ -12,7 +12,8 @@ use crate::{remove_when_free, start};
 fn a_daemon_killed_in_the_middle_of_docker_run_is_an_error_and_the_next_run_works() {
     for step in ["create.format", "mount.filesystem", "unmount.filesystem"] {
         let host = Host::new();
-        let mut daemon = Launch::for_engine().failpoint(&format!("{step}=kill")).start(&host);
+        let mut daemon =
+            Launch::for_engine().short_grace().failpoint(&format!("{step}=kill")).start(&host);
         let engine = Engine::start(&host);
         let args = ["run", "--rm", "-v", "data:/data", "--volume-driver", "holdfast", "busybox"];
         let run = engine.client(&args).arg("true").stdout(Stdio::null()).spawn().unwrap();

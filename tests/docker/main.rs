@@ -18,7 +18,7 @@ use common::host::Host;
 
 /// A daemon and an engine that finds it.
 fn start(host: &Host) -> (Daemon<'_>, Engine<'_>) {
-    (Launch::for_engine().start(host), Engine::start(host))
+    (Launch::for_engine().short_grace().start(host), Engine::start(host))
 }
 
 /// Starts a container with `volume` at /data that writes a rising number to /data/count for ever.

@@ -27,6 +27,10 @@ use crate::options::VolumeOptions;
 struct TestClock(AtomicI64);
 
 impl TestClock {
+    fn back(&self, by: Duration) {
+        self.0.fetch_sub(i64::try_from(by.as_secs()).unwrap(), Ordering::Relaxed);
+    }
+
     fn forward(&self, by: Duration) {
         self.0.fetch_add(i64::try_from(by.as_secs()).unwrap(), Ordering::Relaxed);
     }
@@ -92,6 +96,7 @@ impl World {
             mount_dir: self.mounts(),
             default_backend: name,
             trash_after: Duration::from_secs(3600),
+            mount_grace: Duration::from_secs(130),
             freeze_limit: Duration::from_secs(10),
         };
         let environment = Environment {

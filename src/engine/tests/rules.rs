@@ -62,7 +62,7 @@ async fn rule_04_ids_are_a_ledger_held_against_the_kernel() {
     assert!(path.is_dir());
 
     // A killed engine never unmounts, and mounts again with the same id.
-    world.clock.forward(Duration::from_secs(60));
+    world.clock.forward(Duration::from_secs(130));
     world.disk.set_users(&world.mounts().join("db"), 0);
     engine.hold("db", "c1").await.unwrap();
     engine.let_go("db", "c1").await.unwrap();
@@ -73,7 +73,7 @@ async fn rule_04_ids_are_a_ledger_held_against_the_kernel() {
     let error = engine.drop_volume("db").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InUse);
     assert!(error.full_message().contains("c2"), "{}", error.full_message());
-    world.clock.forward(Duration::from_secs(60));
+    world.clock.forward(Duration::from_secs(130));
     engine.drop_volume("db").await.unwrap();
     assert!(world.disk.images().is_empty());
 }
@@ -530,4 +530,31 @@ fn rule_14_what_was_frozen_is_thawed_without_a_catalog() {
         assert_eq!(thaw_all(&host, &world.mounts()).await, Vec::<String>::new());
         assert!(!world.disk.is_frozen(&target));
     });
+}
+
+#[tokio::test]
+async fn rule_04_a_container_that_takes_its_time_to_start_keeps_its_volume() {
+    let world = World::new();
+    let engine = world.start().await;
+    engine.make("db", &[]).await.unwrap();
+    engine.hold("db", "c1").await.unwrap();
+    // Docker waits two minutes for the mount of the container's next volume.
+    world.clock.forward(Duration::from_secs(120));
+    engine.drop_volume("db").await.expect_err("the container is on its way");
+    world.clock.back(Duration::from_secs(7200));
+    engine.drop_volume("db").await.expect_err("a clock that was set back says nothing");
+    assert_eq!(world.disk.mounts(), [world.mounts().join("db")]);
+    world.clock.forward(Duration::from_secs(7210));
+    engine.drop_volume("db").await.unwrap();
+}
+
+#[tokio::test]
+async fn rule_16_a_clock_that_was_set_back_does_not_empty_the_trash() {
+    let world = World::new();
+    let engine = world.start().await;
+    engine.make("db", &[("on-remove", "trash")]).await.unwrap();
+    engine.drop_volume("db").await.unwrap();
+    world.clock.back(Duration::from_secs(30 * 24 * 3600));
+    engine.empty_trash().await;
+    engine.change(None).undelete(name("db")).await.expect("it is still there");
 }
