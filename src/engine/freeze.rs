@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::Engine;
 use super::change::Work;
@@ -101,20 +102,31 @@ impl Work {
         let Some(volume) = volume else {
             return self.step(copy, content(None)).await.map(Outcome::ignore);
         };
-        let limit = Some(self.engine.inner.config.freeze_limit);
-        let mut freezing = Freezing::begin(&self.engine, self.engine.target(&volume.name)).await?;
+        let host = &self.engine.inner.environment.host;
+        let target = self.engine.target(&volume.name);
+        let mut freezing = Freezing::begin(&self.engine, target.clone()).await?;
         let mut over = self.engine.inner.freezes.over.subscribe();
-        // Waited for even if the daemon ends: what is on its way cannot be thawed. A freeze that failed
-        // may have happened, so the thaw comes after that too.
+        if *over.borrow() {
+            return Err(stopping());
+        }
+        // What is written out now need not be while everybody waits.
+        host.flush(&target).await?;
+        // Writers wait from the beginning of the freeze, not from its end. It is waited for in any case:
+        // what is on its way cannot be thawed. One that failed may have happened.
+        let began = Instant::now();
         let frozen = freezing.freeze().await;
+        let limit = self.engine.inner.config.freeze_limit;
+        let left = limit.saturating_sub(began.elapsed());
+        let frozen = match left {
+            Duration::ZERO => frozen.and(Err(too_slow(volume, limit))),
+            _ => frozen,
+        };
         let copied = tokio::select! {
             biased;
-            _ = over.wait_for(|over| *over) => {
-                Err(Error::unavailable("the daemon stops").hint("try again when it runs"))
-            }
+            _ = over.wait_for(|over| *over) => Err(stopping()),
             copied = async {
                 self.step(freeze, std::future::ready(frozen)).await?;
-                self.step(copy, content(limit)).await
+                self.step(copy, content(Some(left))).await
             } => copied,
         };
         let thawed = freezing.thaw().await;
@@ -234,6 +246,19 @@ pub async fn thaw_all(host: &Arc<dyn Host>, mount_dir: &Path) -> Vec<String> {
         failed.extend(left.iter().map(|place| may_be_frozen(place)));
     }
     failed
+}
+
+fn too_slow(volume: &Volume, limit: Duration) -> Error {
+    Error::busy(format!(
+        "volume {} could not be frozen within the limit of {} s",
+        volume.name,
+        limit.as_secs()
+    ))
+    .hint("its containers write more than its disk takes: try again later, or raise freeze_limit")
+}
+
+fn stopping() -> Error {
+    Error::unavailable("the daemon stops").hint("try again when it runs")
 }
 
 fn may_be_frozen(place: &Path) -> String {

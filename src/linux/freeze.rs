@@ -16,6 +16,14 @@ use crate::model::Outcome;
 nix::ioctl_readwrite!(fifreeze, b'X', 119, nix::libc::c_int);
 nix::ioctl_readwrite!(fithaw, b'X', 120, nix::libc::c_int);
 
+/// Writes out what the filesystem at `target` holds in memory.
+pub(crate) fn flush(target: &Path) -> Result<()> {
+    let (file, _) = open_mounted(target)?;
+    rustix::fs::syncfs(&file).map_err(|errno| {
+        Error::io(format!("cannot flush the filesystem at {}", target.display()), errno.into())
+    })
+}
+
 /// Flushes the filesystem at `target` and stops its writers.
 pub(crate) fn freeze(target: &Path) -> Result<Outcome> {
     let (file, _) = open_mounted(target)?;

@@ -104,6 +104,10 @@ impl Host for LinuxHost {
         at("looking for users of", QUICK, target, users::bind_mounts_of).await
     }
 
+    async fn flush(&self, target: &Path) -> Result<()> {
+        at("flushing", SLOW, target, freeze::flush).await
+    }
+
     async fn freeze(&self, target: &Path) -> Result<Outcome> {
         let (path, late) = (target.to_owned(), target.to_owned());
         let what = format!("freezing {}", target.display());

@@ -134,6 +134,9 @@ pub trait Host: Debug + Send + Sync {
     /// namespace: the containers that use it.
     async fn bind_mounts_of(&self, target: &Path) -> Result<usize>;
 
+    /// Writes out what the filesystem at `target` holds in memory; nobody waits for it.
+    async fn flush(&self, target: &Path) -> Result<()>;
+
     /// Stops writes to the filesystem at `target` and flushes it. `Unchanged` if it is frozen already.
     async fn freeze(&self, target: &Path) -> Result<Outcome>;
 

@@ -267,3 +267,18 @@ async fn rule_14_a_filesystem_that_is_unmounted_is_thawed_first() {
     disk.mounted().await;
     std::fs::write(target.join("file"), "not frozen").unwrap();
 }
+
+/// What a flush has written, a freeze need not write while everybody waits.
+#[tokio::test]
+async fn rule_14_a_flush_writes_out_and_stops_nobody() {
+    let disk = Disk::formatted();
+    let target = disk.mounted().await;
+    let text = Uuid::new_v4().to_string();
+    std::fs::write(target.join("file"), &text).unwrap();
+    disk.host.flush(&target).await.unwrap();
+    let image = std::fs::read(disk.place.path().join("image")).unwrap();
+    assert!(image.windows(text.len()).any(|bytes| bytes == text.as_bytes()), "it is on the disk");
+    std::fs::write(target.join("file"), "not frozen").unwrap();
+    let error = disk.host.flush(&disk.place.path()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "never the host's own filesystem");
+}

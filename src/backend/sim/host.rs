@@ -45,6 +45,16 @@ impl State {
             .ok_or_else(|| Error::not_found(format!("nothing is mounted at {}", target.display())))
     }
 
+    fn flush(&mut self, target: &Path) -> Result<()> {
+        let mount = self.need_mount(target)?;
+        if mount.read_only || mount.frozen {
+            return Ok(());
+        }
+        let device = mount.device.clone();
+        let tree = pack(target)?;
+        self.device_blocks(&device)?.save_tree(&tree)
+    }
+
     fn do_mount(&mut self, request: &MountRequest) -> Result<Outcome> {
         let device = Path::new(&request.source);
         let target = &request.target;
@@ -186,17 +196,23 @@ impl Host for SimHost {
         Ok(state.users.get(target).copied().unwrap_or(0))
     }
 
+    async fn flush(&self, target: &Path) -> Result<()> {
+        self.world.lock().flush(target)
+    }
+
     async fn freeze(&self, target: &Path) -> Result<Outcome> {
+        let takes = {
+            let mut state = self.world.lock();
+            if state.need_mount(target)?.frozen {
+                return Ok(Outcome::Unchanged);
+            }
+            state.freezes_take
+        };
+        if let Some(takes) = takes {
+            tokio::time::sleep(takes).await;
+        }
         let mut state = self.world.lock();
-        let mount = state.need_mount(target)?;
-        if mount.frozen {
-            return Ok(Outcome::Unchanged);
-        }
-        let (device, read_only) = (mount.device.clone(), mount.read_only);
-        if !read_only {
-            let tree = pack(target)?;
-            state.device_blocks(&device)?.save_tree(&tree)?;
-        }
+        state.flush(target)?;
         state.need_mount(target)?.frozen = true;
         Ok(Outcome::Changed)
     }

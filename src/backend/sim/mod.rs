@@ -50,6 +50,7 @@ struct State {
     users: BTreeMap<PathBuf, usize>,
     full: bool,
     copies_take: Option<Duration>,
+    freezes_take: Option<Duration>,
     thaws_fail: u32,
     /// Where all this is kept, if it outlives the process.
     #[serde(skip)]
@@ -201,6 +202,11 @@ impl SimWorld {
     /// Copies share no blocks and take this long.
     pub fn set_copies_take(&self, duration: Option<Duration>) {
         self.lock().copies_take = duration;
+    }
+
+    /// Freezes wait this long for writers and for what they have written.
+    pub fn set_freezes_take(&self, duration: Option<Duration>) {
+        self.lock().freezes_take = duration;
     }
 
     /// So many thaws fail from now on.

@@ -558,3 +558,27 @@ async fn rule_16_a_clock_that_was_set_back_does_not_empty_the_trash() {
     engine.empty_trash().await;
     engine.change(None).undelete(name("db")).await.expect("it is still there");
 }
+
+#[tokio::test(start_paused = true)]
+async fn rule_14_the_limit_counts_from_the_beginning_of_the_freeze() {
+    let world = World::new();
+    let engine = world.start().await;
+    engine.make("db", &[]).await.unwrap();
+    engine.hold("db", "c1").await.unwrap();
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    for (freeze, copy, fits) in [(6, 6, false), (11, 1, false), (6, 3, true)] {
+        world.disk.set_freezes_take(seconds(freeze));
+        world.disk.set_copies_take(seconds(copy));
+        for operation in ["snapshot", "clone"] {
+            let case = format!("{operation}: {freeze} s and {copy} s of 10 s");
+            match copy_frozen(&engine, operation).await {
+                Ok(()) => assert!(fits, "{case}"),
+                Err(error) => {
+                    assert!(!fits && error.kind() == ErrorKind::Busy, "{case}: {error:?}");
+                    assert_eq!(world.disk.snapshots().len() + world.disk.images().len(), 1);
+                }
+            }
+            assert!(!world.disk.is_frozen(&world.mounts().join("db")), "{case}");
+        }
+    }
+}
