@@ -25,7 +25,8 @@ impl Work {
             ))
             .hint("create a smaller volume and copy the files"));
         }
-        if size == now {
+        // A filesystem that is smaller than its device is tried again.
+        if size == now && !volume.grow_pending {
             return Ok(Outcome::Unchanged);
         }
         let kind = OperationKind::Grow { to: size };
@@ -38,10 +39,12 @@ impl Work {
             let grow_pending = !self.step(Step::GrowFilesystem, filesystem).await?;
             let grown = Volume { grow_pending, ..grown };
             self.step(Step::GrowDescribe, self.engine.describe(&grown, None, None)).await?;
-            self.finish(Step::GrowFinish, vec![put(&grown)]).await
+            self.finish(Step::GrowFinish, vec![put(&grown)]).await?;
+            let same = size == now && grown.grow_pending == volume.grow_pending;
+            Ok(if same { Outcome::Unchanged } else { Outcome::Changed })
         };
         match grown.await {
-            Ok(()) => Ok(Outcome::Changed),
+            Ok(outcome) => Ok(outcome),
             Err(error) => Err(self.undo(&operation, error).await),
         }
     }

@@ -238,6 +238,9 @@ impl Host for SimHost {
     ) -> Result<()> {
         let mut state = self.world.lock();
         state.need_mount(target)?;
+        if state.stays_small {
+            return Err(Error::internal("the simulated filesystem does not grow"));
+        }
         let blocks = state.device_blocks(device)?;
         let mut superblock = blocks.superblock()?;
         superblock.size = blocks.size;

@@ -52,6 +52,7 @@ struct State {
     copies_take: Option<Duration>,
     freezes_take: Option<Duration>,
     thaws_fail: u32,
+    stays_small: bool,
     /// Where all this is kept, if it outlives the process.
     #[serde(skip)]
     file: Option<PathBuf>,
@@ -207,6 +208,11 @@ impl SimWorld {
     /// Freezes wait this long for writers and for what they have written.
     pub fn set_freezes_take(&self, duration: Option<Duration>) {
         self.lock().freezes_take = duration;
+    }
+
+    /// No filesystem can be grown, or each again.
+    pub fn set_stays_small(&self, small: bool) {
+        self.lock().stays_small = small;
     }
 
     /// So many thaws fail from now on.

@@ -582,3 +582,27 @@ async fn rule_14_the_limit_counts_from_the_beginning_of_the_freeze() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_resize_is_not_done_before_the_filesystem_has_grown() {
+    let world = World::new();
+    let engine = world.start().await;
+    engine.make("db", &[("size", "1G")]).await.unwrap();
+    let resize = async || engine.change(None).resize(name("db"), "2G".parse().unwrap()).await;
+    let host = SimHost::new(&world.disk);
+    let target = world.mounts().join("db");
+    let total = async || {
+        use crate::linux::Host as _;
+        host.filesystem_usage(&target).await.unwrap().total >> 30
+    };
+    engine.hold("db", "c1").await.unwrap();
+    world.disk.set_stays_small(true);
+    for _ in 0..3 {
+        resize().await.expect_err("the filesystem has not grown");
+        assert_eq!(total().await, 1);
+    }
+    world.disk.set_stays_small(false);
+    assert_eq!(resize().await.unwrap(), Outcome::Changed);
+    assert_eq!(total().await, 2);
+    assert_eq!(resize().await.unwrap(), Outcome::Unchanged);
+}
