@@ -165,7 +165,10 @@ impl Work {
     pub(super) async fn unmount(&self, name: &VolumeName, id: &MountId) -> Result<Outcome> {
         let Some(volume) = self.engine.find(name) else { return Ok(Outcome::Unchanged) };
         let mut ledger = self.engine.ledger(&volume);
-        if !ledger.remove(id) {
+        let held = ledger.remove(id);
+        // What the last holder's unmount found busy is made up for by any later one.
+        let late = !held && ledger.is_empty() && self.engine.is_stray(&volume).await;
+        if !held && !late {
             return Ok(Outcome::Unchanged);
         }
         if !ledger.is_empty() && self.engine.all_gone(&volume, &ledger).await {
@@ -331,6 +334,13 @@ impl Engine {
             "bring it back; while {} is mounted, the files can still be copied from there",
             self.target(name).display()
         ))
+    }
+
+    /// Whether the volume is mounted although no container has it; asked where no id holds it.
+    async fn is_stray(&self, volume: &Volume) -> bool {
+        let Ok(Some(mounted)) = self.mounted(volume).await else { return false };
+        self.require_own_mount(volume, &mounted).await.is_ok()
+            && matches!(self.users(volume).await, Ok(0))
     }
 
     /// Containers that have the volume, as the kernel sees it.

@@ -191,6 +191,11 @@ impl Engine {
         });
         let mut warnings =
             self.inner.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match tokio::time::timeout(BACKEND_PATIENCE, self.stray_warnings()).await {
+            Ok(Ok(strays)) => warnings.extend(strays),
+            Ok(Err(error)) => warnings.push(error.full_message()),
+            Err(_) => warnings.push("the list of mounts does not come".to_owned()),
+        }
         let asked = self.inner.backends.values().map(|backend| {
             let backend = Arc::clone(backend);
             tokio::spawn(

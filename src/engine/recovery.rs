@@ -1,7 +1,7 @@
 //! After a crash: what really exists is compared with what was intended, and each interrupted
 //! operation is finished or undone. Every step here may itself be interrupted and repeated.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,18 +108,9 @@ impl Engine {
     /// Unmounts the volumes that are mounted and that no id holds, and says which held ones are not
     /// mounted. Leaves what is no volume's.
     async fn release_strays(&self) -> Result<()> {
-        let host = &self.inner.environment.host;
-        let mounts = host.mounts_below(&self.inner.config.mount_dir).await?;
-        let targets: BTreeSet<PathBuf> = mounts.into_iter().map(|mount| mount.target).collect();
         let mut mounted = HashSet::new();
-        for target in targets {
-            if target.parent() != Some(&*self.inner.config.mount_dir) {
-                continue;
-            }
-            let Some(volume) = self.volume_at(&target) else {
-                self.warn(format!("what is mounted at {} is no volume's", target.display()));
-                continue;
-            };
+        for (target, volume) in self.places_mounted().await? {
+            let Some(volume) = volume else { continue };
             if self.is_held_or_changing(&volume) {
                 mounted.insert(volume.uuid);
                 continue;
@@ -146,13 +137,42 @@ impl Engine {
         Ok(())
     }
 
-    /// Whose place it is: a volume's, or that of a volume that is being cloned.
-    fn volume_at(&self, target: &Path) -> Option<Arc<Volume>> {
-        let text = target.strip_prefix(&self.inner.config.mount_dir).ok()?.to_str()?;
+    /// Where something is mounted in our directory, and the volume whose place it is: one's own, or that
+    /// of one that is being cloned.
+    async fn places_mounted(&self) -> Result<BTreeMap<PathBuf, Option<Arc<Volume>>>> {
+        let directory = &self.inner.config.mount_dir;
+        let mounts = self.inner.environment.host.mounts_below(directory).await?;
+        let targets = mounts.into_iter().map(|mount| mount.target);
+        let places = targets.filter(|target| target.parent() == Some(directory));
+        Ok(places.map(|place| (place.clone(), self.volume_at(&place))).collect())
+    }
+
+    fn volume_at(&self, place: &Path) -> Option<Arc<Volume>> {
+        let text = place.file_name()?.to_str()?;
         self.inner.catalog.read(|state| match text.strip_prefix('.') {
             Some(uuid) => state.volume(uuid.parse().ok()?).cloned(),
             None => state.named(&text.parse().ok()?).cloned(),
         })
+    }
+
+    /// What is mounted in our directory and held by nobody, as sentences.
+    pub(super) async fn stray_warnings(&self) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        for (place, volume) in self.places_mounted().await? {
+            let place = place.display();
+            match volume {
+                None => warnings.push(format!(
+                    "what is mounted at {place} is no volume's; Holdfast leaves it alone"
+                )),
+                Some(volume) if self.is_held_or_changing(&volume) => {}
+                Some(volume) => warnings.push(format!(
+                    "volume {0} is mounted at {place} and no mount id holds it; \
+                     `holdfast volume unmount {0}` unmounts it once nothing uses it",
+                    volume.name
+                )),
+            }
+        }
+        Ok(warnings)
     }
 
     fn is_held_or_changing(&self, volume: &Volume) -> bool {
@@ -165,19 +185,16 @@ impl Engine {
     async fn release_stray(&self, volume: &Volume, target: &Path) {
         let users = self.inner.environment.host.bind_mounts_of(target).await;
         if users.is_ok_and(|users| users > 0) {
-            self.warn(format!(
-                "{} is used by a container that no mount id stands for; it stays mounted",
-                target.display()
-            ));
+            tracing::warn!(
+                target = %target.display(),
+                "used by a container that no mount id stands for; it stays mounted"
+            );
             return;
         }
         match self.unmount_own(volume, target).await {
             Ok(_) => tracing::info!(target = %target.display(), "unmounted what nobody holds"),
-            Err(error) => self.warn(format!(
-                "{} is mounted and held by nobody: {}",
-                target.display(),
-                error.full_message()
-            )),
+            // Among the warnings while it lasts.
+            Err(error) => tracing::warn!("{}", error.full_message()),
         }
     }
 

@@ -115,23 +115,51 @@ fn rule_08_a_volume_that_another_mount_namespace_holds_is_neither_detached_nor_d
 
 /// A shell of the administrator's stands in the directory: the unmount is late, not lost.
 #[test]
-fn rule_08_a_busy_unmount_is_made_up_for_later() {
+fn rule_08_a_busy_unmount_is_told_of_and_made_up_for_later() {
     let host = Host::new();
     let daemon = with_volume(&host);
     let plugin = daemon.plugin();
     let mountpoint = plugin.mount("data", "id").unwrap();
+    let is_told = || {
+        let warnings = daemon.cli().ok(&["status"]).json()["warnings"].to_string();
+        warnings.contains("volume unmount data")
+    };
+    assert!(!is_told());
     let mut sitting = host.command("sh");
     sitting.args(["-c", "cd \"$0\" && echo here && exec cat"]).arg(&mountpoint);
     let sitting = spawn_and_wait(sitting);
-    // Whatever it answers, it may neither force nor forget.
-    let _ = plugin.unmount("data", "id");
-    assert!(!host.mounts().is_empty(), "unmounted under somebody's feet");
+    for _ in 0..2 {
+        plugin.unmount("data", "id").expect_err("it is neither forced nor forgotten");
+        assert!(!host.mounts().is_empty(), "unmounted under somebody's feet");
+        assert!(is_told());
+    }
     plugin.remove("data").expect_err("somebody is in it");
     end(sitting);
+    plugin.unmount("data", "id").unwrap();
+    assert_eq!((host.mounts(), host.loops()), (vec![], vec![]));
+    assert!(!is_told());
     assert_eq!(plugin.mount("data", "id").unwrap(), mountpoint);
-    let _ = plugin.unmount("data", "id");
-    let _ = plugin.unmount("data", "id");
+    plugin.unmount("data", "id").unwrap();
     plugin.remove("data").unwrap();
+}
+
+/// After a lost catalog nobody knows the ids of the containers that run.
+#[test]
+fn rule_08_an_unmount_of_an_unknown_id_takes_no_container_its_volume() {
+    let host = Host::new();
+    let mut daemon = with_volume(&host);
+    let plugin = daemon.plugin();
+    let mountpoint = plugin.mount("data", "id").unwrap();
+    let holder = bind_elsewhere(&host, &mountpoint);
+    daemon.terminate();
+    fs::remove_file(daemon.state_dir().join("catalog.redb")).unwrap();
+    daemon.start_again();
+    let mounts = host.mounts();
+    assert!(!mounts.is_empty());
+    plugin.unmount("data", "another").unwrap();
+    assert_eq!(host.mounts(), mounts);
+    end(holder);
+    plugin.unmount("data", "id").unwrap();
     assert_eq!((host.mounts(), host.loops()), (vec![], vec![]));
 }
 
