@@ -53,28 +53,42 @@ impl Work {
         let volume = self.engine.ready(name)?;
         let now = self.engine.inner.environment.clock.now();
         let mut ledger = self.engine.ledger(&volume);
-        if let Some(mounted) = self.engine.mounted(&volume).await? {
-            self.engine.require_own_mount(&volume, &mounted).await?;
+        let there = self.engine.mounted(&volume).await?;
+        // What an earlier mount that was broken off could not take back.
+        let mut unfinished = false;
+        if let Some(there) = &there {
+            self.engine.require_own_mount(&volume, there).await?;
+            unfinished = volume.read_only && !there.read_only && ledger.is_empty();
             // An engine that was killed mounts again with the id that it never gave up (rule 4).
             if ledger.entries.get(id).is_some_and(|entry| self.engine.is_settled(entry))
                 && matches!(self.engine.users(&volume).await, Ok(0))
             {
                 ledger.entries.remove(id);
             }
-            ledger.add(id.clone(), holder, now);
-            let mut changes = vec![ledger_change(&volume, ledger)];
-            if volume.content != Content::Prepared {
-                let prepared = self.prepare(&volume).await?;
-                self.describe_mounted(&prepared).await;
-                changes.push(put(&prepared));
+            if volume.content == Content::Prepared && !unfinished {
+                ledger.add(id.clone(), holder, now);
+                let record = vec![ledger_change(&volume, ledger)];
+                self.engine.inner.catalog.commit(record).await?;
+                return Ok(self.engine.data_directory(name));
             }
-            self.engine.inner.catalog.commit(changes).await?;
-            return Ok(self.engine.data_directory(name));
         }
         let operation =
             self.intend(Step::MountIntent, &volume, OperationKind::Mount, vec![]).await?;
         let mounted = async {
-            let prepared = self.mount_filesystem(&volume).await?;
+            let prepared = match there {
+                None => self.mount_filesystem(&volume).await?,
+                Some(_) if unfinished => {
+                    let target = self.engine.target(name);
+                    let unmount = self.engine.unmount_own(&volume, &target);
+                    self.step(Step::MountWritableUnmount, unmount).await?;
+                    self.mount_filesystem(&volume).await?
+                }
+                // It is mounted read-only only once it is prepared.
+                Some(there) if there.read_only => {
+                    Some(Volume { content: Content::Prepared, ..(*volume).clone() })
+                }
+                Some(_) => Some(self.step(Step::MountPrepare, self.prepare(&volume)).await?),
+            };
             if let Some(prepared) = &prepared {
                 self.describe_mounted(prepared).await;
             }
@@ -105,7 +119,10 @@ impl Work {
             _ => None,
         };
         let mut grown = match to_grow {
-            Some((device, kind)) => host.grow_unmounted(device, kind).await,
+            Some((device, kind)) => {
+                let offline = host.grow_unmounted(device, kind).await;
+                self.step(Step::MountGrowUnmounted, async { Ok(offline) }).await?
+            }
             None => Ok(Outcome::Unchanged),
         };
         self.step(Step::MountFilesystem, host.mount(&request(volume.read_only && !changes)?))
@@ -133,8 +150,8 @@ impl Work {
             changed = self.step(Step::MountPrepare, self.prepare(&changed)).await?;
         }
         if volume.read_only {
-            host.unmount(&target).await?;
-            host.mount(&request(true)?).await?;
+            self.step(Step::MountWritableUnmount, host.unmount(&target)).await?;
+            self.step(Step::MountReadOnly, host.mount(&request(true)?)).await?;
         }
         Ok(Some(changed))
     }

@@ -289,7 +289,8 @@ impl Engine {
                 self.describe(&grown, None, None).await?;
                 Ok(vec![put(&grown)])
             }
-            OperationKind::Rename => {
+            // The record is the truth, whether it has changed or not.
+            OperationKind::Rename | OperationKind::Undelete => {
                 self.describe(volume, None, None).await?;
                 Ok(vec![])
             }

@@ -6,7 +6,7 @@ use super::create::put;
 use crate::backend::Description;
 use crate::catalog;
 use crate::clock::has_passed;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::Step;
 use crate::model::{OperationKind, Outcome, SnapshotOrigin, Volume, VolumeState};
 use crate::name::VolumeName;
@@ -95,14 +95,24 @@ impl Work {
                 .hint("see `holdfast volume ls`; only volumes with on-remove=trash go there")
         })?;
         let volume = Volume { state: VolumeState::Ready, ..(*trashed).clone() };
-        self.engine.inner.catalog.commit(vec![put(&volume)]).await.map_err(|error| {
-            error.hint("rename or remove the volume that has the name now, then try again")
+        let record = vec![put(&volume)];
+        let intent = self.intend(Step::UndeleteIntent, &volume, OperationKind::Undelete, record);
+        let operation = intent.await.map_err(|error| match error.kind() {
+            ErrorKind::Conflict => {
+                error.hint("rename or remove the volume that has the name now, then try again")
+            }
+            _ => error,
         })?;
-        // It is back whether or not its description says so yet.
-        if let Err(error) = self.engine.describe(&volume, None, None).await {
-            self.engine.warn(format!("volume {name} was undeleted, but: {}", error.full_message()));
+        let described = async {
+            // By a description that says otherwise, a rebuilt catalog would put it back into the
+            // trash, and its time there may be over.
+            self.step(Step::UndeleteDescribe, self.engine.describe(&volume, None, None)).await?;
+            self.finish(Step::UndeleteFinish, vec![]).await
+        };
+        match described.await {
+            Ok(()) => Ok(Outcome::Changed),
+            Err(error) => Err(self.undo(&operation, error).await),
         }
-        Ok(Outcome::Changed)
     }
 
     /// Deletes a volume whose time in the trash is over. Its name, with all that is mounted under it,

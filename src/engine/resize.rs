@@ -58,13 +58,14 @@ impl Work {
             return Err(Error::conflict(format!("there is a volume {} already", other.name)));
         }
         self.require_unused(&volume).await?;
-        // The mountpoint has the old name.
-        self.engine.unmount_own(&volume, &self.engine.target(name)).await?;
-        let renamed = Volume { name: new, ..(*volume).clone() };
-        let record = vec![put(&renamed)];
         let operation =
-            self.intend(Step::RenameIntent, &renamed, OperationKind::Rename, record).await?;
+            self.intend(Step::RenameIntent, &volume, OperationKind::Rename, vec![]).await?;
+        let renamed = Volume { name: new, ..(*volume).clone() };
         let described = async {
+            // The mountpoint has the old name.
+            self.release(&volume, Step::RenameUnmount, Step::RenameDetach).await?;
+            let commit = self.engine.inner.catalog.commit(vec![put(&renamed)]);
+            self.step(Step::RenameCommit, commit).await?;
             self.step(Step::RenameDescribe, self.engine.describe(&renamed, None, None)).await?;
             self.finish(Step::RenameFinish, vec![]).await
         };

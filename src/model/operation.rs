@@ -67,8 +67,10 @@ pub enum OperationKind {
         /// The size to reach.
         to: ByteSize,
     },
-    /// Another name. Finished by recovery.
+    /// Another name. Finished by recovery if the name is recorded, else undone.
     Rename,
+    /// The way back out of the trash. Finished by recovery.
+    Undelete,
 }
 
 impl OperationKind {
@@ -84,6 +86,7 @@ impl OperationKind {
             Self::Restore { .. } => "restore",
             Self::Grow { .. } => "grow",
             Self::Rename => "rename",
+            Self::Undelete => "undelete",
         }
     }
 }

@@ -63,12 +63,17 @@ kill_at_every_step! {
     restore_survives_a_kill_at_every_step => "restore",
     grow_survives_a_kill_at_every_step => "grow",
     rename_survives_a_kill_at_every_step => "rename",
+    undelete_survives_a_kill_at_every_step => "undelete",
+    mount_of_a_read_only_volume_survives_a_kill_at_every_step => "mount-read-only",
 }
 
 fn kill_at_every_step_of(name: &str) {
     let operation = OPERATIONS.iter().find(|operation| operation.name == name).expect("known");
-    let steps = Step::ALL.iter().filter(|step| operation_of(**step) == name);
-    for step in steps {
+    let is_reached = |step: &&Step| {
+        let of = operation_of(**step);
+        of == name || operation.also.contains(&of)
+    };
+    for step in Step::ALL.iter().filter(is_reached) {
         eprintln!("--- killed at {}", step.name());
         kill_at(operation, step.name());
     }

@@ -1,5 +1,7 @@
 //! The operations, each in the way that goes through all of its steps.
 
+use std::path::Path;
+
 use crate::common::daemon::Daemon;
 use crate::common::host::Host;
 
@@ -17,6 +19,8 @@ const CONTENT: &str = "what the user wrote";
 
 pub(crate) struct Operation {
     pub(crate) name: &'static str,
+    /// Other operations whose steps it goes through as well.
+    pub(crate) also: &'static [&'static str],
     /// What must be there before.
     pub(crate) prepare: fn(&Daemon<'_>),
     /// The request; `Err` with the text of the answer, or of the broken connection.
@@ -27,9 +31,10 @@ pub(crate) struct Operation {
     pub(crate) check: fn(&Daemon<'_>, &Host),
 }
 
-pub(crate) const OPERATIONS: [Operation; 10] = [
+pub(crate) const OPERATIONS: [Operation; 12] = [
     Operation {
         name: "create",
+        also: &[],
         prepare: |_| (),
         run: |daemon| daemon.plugin().create(SUBJECT, &[("size", "64M")]),
         already: &[],
@@ -40,6 +45,7 @@ pub(crate) const OPERATIONS: [Operation; 10] = [
     },
     Operation {
         name: "clone",
+        also: &[],
         // Mounted, so that it has to be frozen.
         prepare: prepare_mounted,
         run: |daemon| cli(daemon, &["volume", "clone", SUBJECT, "twin"]),
@@ -51,6 +57,7 @@ pub(crate) const OPERATIONS: [Operation; 10] = [
     },
     Operation {
         name: "delete",
+        also: &[],
         prepare: |daemon| {
             prepare_mounted(daemon);
             daemon.cli().ok(&["snapshot", "create", "subject@one"]);
@@ -63,6 +70,7 @@ pub(crate) const OPERATIONS: [Operation; 10] = [
     },
     Operation {
         name: "mount",
+        also: &[],
         // Grown while unmounted, and never mounted before: the mount has to see to both.
         prepare: |daemon| {
             daemon.plugin().create(SUBJECT, GROWING).unwrap();
@@ -77,6 +85,7 @@ pub(crate) const OPERATIONS: [Operation; 10] = [
     },
     Operation {
         name: "unmount",
+        also: &[],
         prepare: prepare_mounted,
         run: |daemon| daemon.plugin().unmount(SUBJECT, ID),
         already: &[],
@@ -88,6 +97,7 @@ pub(crate) const OPERATIONS: [Operation; 10] = [
     },
     Operation {
         name: "snapshot",
+        also: &[],
         prepare: prepare_mounted,
         run: |daemon| cli(daemon, &["snapshot", "create", "subject@one"]),
         already: &["already"],
@@ -99,6 +109,7 @@ pub(crate) const OPERATIONS: [Operation; 10] = [
     },
     Operation {
         name: "delete-snapshot",
+        also: &[],
         prepare: |daemon| {
             prepare_mounted(daemon);
             daemon.cli().ok(&["snapshot", "create", "subject@one"]);
@@ -113,6 +124,7 @@ pub(crate) const OPERATIONS: [Operation; 10] = [
     },
     Operation {
         name: "restore",
+        also: &[],
         prepare: |daemon| {
             prepare_mounted(daemon);
             daemon.cli().ok(&["snapshot", "create", "subject@one"]);
@@ -139,6 +151,7 @@ pub(crate) const OPERATIONS: [Operation; 10] = [
     },
     Operation {
         name: "grow",
+        also: &[],
         prepare: |daemon| {
             daemon.plugin().create(SUBJECT, GROWING).unwrap();
             mount_and_write(daemon, SUBJECT);
@@ -153,6 +166,7 @@ pub(crate) const OPERATIONS: [Operation; 10] = [
     },
     Operation {
         name: "rename",
+        also: &[],
         prepare: |daemon| {
             prepare_mounted(daemon);
             daemon.plugin().unmount(SUBJECT, ID).unwrap();
@@ -162,6 +176,47 @@ pub(crate) const OPERATIONS: [Operation; 10] = [
         check: |daemon, _| {
             assert_holds(daemon, "renamed", CONTENT);
             daemon.plugin().get(SUBJECT).expect_err("the old name is free");
+        },
+    },
+    Operation {
+        name: "undelete",
+        also: &[],
+        prepare: |daemon| {
+            let options = [("size", "64M"), ("on-remove", "trash")];
+            daemon.plugin().create(SUBJECT, &options).unwrap();
+            mount_and_write(daemon, SUBJECT);
+            daemon.plugin().unmount(SUBJECT, ID).unwrap();
+            daemon.plugin().remove(SUBJECT).unwrap();
+        },
+        run: |daemon| cli(daemon, &["volume", "undelete", SUBJECT]),
+        already: &["is in the trash"],
+        check: |daemon, host| {
+            assert_holds(daemon, SUBJECT, CONTENT);
+            // Back into the trash, where it would stay for a week.
+            let uuid = daemon.cli().inspect(SUBJECT)["uuid"].as_str().expect("uuid").to_owned();
+            daemon.plugin().remove(SUBJECT).unwrap();
+            host.run("rm", &["-r", daemon.loop_dir().join(uuid).to_str().unwrap()]);
+        },
+    },
+    Operation {
+        name: "mount-read-only",
+        also: &["mount"],
+        // Never mounted before and grown since: it is mounted writable first.
+        prepare: |daemon| {
+            let options = [GROWING, &[("read-only", "true")]].concat();
+            daemon.plugin().create(SUBJECT, &options).unwrap();
+            daemon.cli().ok(&["volume", "resize", SUBJECT, GROWN]);
+        },
+        run: |daemon| daemon.plugin().mount(SUBJECT, ID).map(drop),
+        already: &[],
+        check: |daemon, host| {
+            assert_grown(daemon, host);
+            let mountpoint = daemon.plugin().path(SUBJECT).unwrap();
+            let mounts = host.mounts();
+            let mount =
+                mounts.iter().find(|mount| Path::new(&mountpoint).starts_with(&mount.target));
+            let options = &mount.expect("mounted").options;
+            assert!(options.iter().any(|option| option == "ro"), "{options:?}");
         },
     },
 ];

@@ -606,3 +606,54 @@ async fn a_resize_is_not_done_before_the_filesystem_has_grown() {
     assert_eq!(total().await, 2);
     assert_eq!(resize().await.unwrap(), Outcome::Unchanged);
 }
+
+#[test]
+fn rule_16_what_was_undeleted_is_not_in_the_trash_of_a_rebuilt_catalog() {
+    let world = World::new();
+    stopped_dead(async {
+        let engine = world.start().await;
+        engine.make("db", &[("on-remove", "trash")]).await.unwrap();
+        engine.drop_volume("db").await.unwrap();
+        world.backend().on(Call::Describe, 1, Fault::HangBefore);
+        let back = engine.change(None).undelete(name("db"));
+        assert!(tokio::time::timeout(Duration::from_millis(100), back).await.is_err());
+    });
+    stopped_dead(async { world.start().await.settled().await });
+    let catalog = world.directory.path().join("catalog.redb");
+    std::fs::remove_file(&catalog).unwrap();
+    stopped_dead(async {
+        let backend: Arc<dyn Backend> = world.backend();
+        rebuild_catalog(&catalog, &[backend]).await.unwrap();
+        let engine = world.start().await;
+        world.clock.forward(Duration::from_secs(3601));
+        engine.empty_trash().await;
+        engine.hold("db", "c1").await.expect("it is a volume like any other");
+    });
+}
+
+/// A mount that was broken off before it was read-only, while somebody looked around in it.
+#[tokio::test]
+async fn a_read_only_volume_that_was_left_writable_is_mounted_read_only() {
+    use crate::linux::{Host as _, MountRequest};
+    let world = World::new();
+    let engine = world.start().await;
+    engine.make("db", &[("read-only", "true")]).await.unwrap();
+    engine.hold("db", "c1").await.unwrap();
+    engine.let_go("db", "c1").await.unwrap();
+    let volume = engine.find(&name("db")).unwrap();
+    let attached = world.backend().attach(crate::backend::Locator::from(&*volume)).await.unwrap();
+    let crate::backend::MountSource::Device(device) = &attached.source else { panic!() };
+    let host = SimHost::new(&world.disk);
+    let request = MountRequest {
+        source: device.display().to_string(),
+        filesystem: "ext4".to_owned(),
+        target: world.mounts().join("db"),
+        options: vec![],
+        read_only: false,
+    };
+    host.mount(&request).await.unwrap().ignore();
+    drop(attached);
+    engine.hold("db", "c1").await.unwrap();
+    let mounts = host.mounts_below(&world.mounts()).await.unwrap();
+    assert!(mounts.len() == 1 && mounts[0].read_only, "{mounts:?}");
+}
