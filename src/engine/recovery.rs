@@ -41,9 +41,10 @@ impl Engine {
             loop {
                 tokio::time::sleep(ROUND).await;
                 let Some(inner) = inner.upgrade() else { return };
-                let engine = Self { inner };
-                engine.retry_stuck().await;
-                engine.empty_trash().await;
+                let (engine, other) = (Self { inner: Arc::clone(&inner) }, Self { inner });
+                // On their own: a backend that hangs must not hold up the rest, nor the next round.
+                tokio::spawn(async move { engine.retry_stuck().await });
+                tokio::spawn(async move { other.empty_trash().await });
             }
         });
         Ok(())

@@ -657,3 +657,24 @@ async fn a_read_only_volume_that_was_left_writable_is_mounted_read_only() {
     let mounts = host.mounts_below(&world.mounts()).await.unwrap();
     assert!(mounts.len() == 1 && mounts[0].read_only, "{mounts:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn rule_11_what_hangs_while_it_is_cleaned_up_does_not_hold_up_the_trash() {
+    let world = World::new();
+    let engine = world.start().await;
+    engine.make("old", &[("on-remove", "trash")]).await.unwrap();
+    engine.drop_volume("old").await.unwrap();
+    engine.make("stuck", &[]).await.unwrap();
+    world.backend().always(Call::Describe, Fault::FailBefore(ErrorKind::Unavailable));
+    engine.change(None).rename(name("stuck"), name("new")).await.unwrap_err();
+    let before = world.backend().calls(Call::Describe);
+    world.backend().always(Call::Describe, Fault::HangBefore);
+    while world.backend().calls(Call::Describe) == before {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    world.clock.forward(Duration::from_secs(3601));
+    while engine.volumes().len() > 1 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(world.disk.images().len(), 1, "what is stuck is not lost");
+}
