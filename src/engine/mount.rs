@@ -83,8 +83,8 @@ impl Work {
                     self.step(Step::MountWritableUnmount, unmount).await?;
                     self.mount_filesystem(&volume).await?
                 }
-                // It is mounted read-only only once it is prepared.
-                Some(there) if there.read_only => {
+                // A read-only volume is mounted so only once it is prepared.
+                Some(there) if volume.read_only && there.read_only => {
                     Some(Volume { content: Content::Prepared, ..(*volume).clone() })
                 }
                 Some(_) => Some(self.step(Step::MountPrepare, self.prepare(&volume)).await?),

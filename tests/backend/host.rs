@@ -233,6 +233,8 @@ async fn a_copied_journal_is_replayed_before_the_identity_changes() {
                 &format!("of={}", path(&copy)),
                 "bs=1M",
                 "conv=sparse",
+                // What the device holds, not what somebody read of it before.
+                "iflag=direct",
             ],
         );
         let device: PathBuf = run("losetup", &["--find", "--show", path(&copy)]).trim().into();
