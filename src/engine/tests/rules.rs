@@ -623,7 +623,7 @@ fn rule_16_what_was_undeleted_is_not_in_the_trash_of_a_rebuilt_catalog() {
     std::fs::remove_file(&catalog).unwrap();
     stopped_dead(async {
         let backend: Arc<dyn Backend> = world.backend();
-        rebuild_catalog(&catalog, &[backend]).await.unwrap();
+        rebuild_catalog(&catalog, &[backend], Unreadable::Leave).await.unwrap();
         let engine = world.start().await;
         world.clock.forward(Duration::from_secs(3601));
         engine.empty_trash().await;
