@@ -186,12 +186,9 @@ async fn open_catalog(path: &Path) -> Result<Catalog> {
 
 async fn start(config: &Config, choice: CatalogChoice, host: Arc<dyn Host>) -> Result<Engine> {
     let path = config.state_dir.join("catalog.redb");
-    if choice == CatalogChoice::Rebuild {
-        move_aside(&path)?;
-    }
     // A catalog that cannot be looked at is not one that is lost. It comes before the backends,
     // because it knows what they should find.
-    let known = match exists(&path)? {
+    let known = match exists(&path)? && choice == CatalogChoice::Keep {
         true => Some(open_catalog(&path).await?),
         false => None,
     };
@@ -202,7 +199,14 @@ async fn start(config: &Config, choice: CatalogChoice, host: Arc<dyn Host>) -> R
     } else {
         let unreadable = match choice {
             CatalogChoice::Keep => Unreadable::Refuse,
-            CatalogChoice::Rebuild => Unreadable::Leave,
+            CatalogChoice::Rebuild => {
+                // Before the old catalog goes: without every backend there will be no new one.
+                for backend in &backends {
+                    backend.storage()?;
+                }
+                move_aside(&path)?;
+                Unreadable::Leave
+            }
         };
         report = engine::rebuild_catalog(&path, &backends, unreadable).await?;
         if !report.volumes.is_empty() {

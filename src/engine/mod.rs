@@ -100,8 +100,9 @@ struct Inner {
 }
 
 impl Engine {
-    /// Compares the catalog with the backends' storage and with the kernel, begins to finish or undo what a crash interrupted, and
-    /// answers requests from then on: a volume under recovery makes only its own callers wait.
+    /// Compares the catalog with the backends' storage and with the kernel, begins to finish or undo
+    /// what a crash interrupted, and answers requests from then on: a volume under recovery makes only
+    /// its own callers wait.
     ///
     /// # Errors
     /// The default backend is not among `backends`, or the catalog or the kernel cannot be read.

@@ -79,6 +79,10 @@ pub async fn rebuild_catalog(
         _ => {}
     }
     let catalog = Catalog::open(&draft)?;
+    for backend in backends {
+        let storage = Change::PutStorage(backend.name().clone(), backend.storage()?);
+        catalog.commit(vec![storage]).await?;
+    }
     for (backend, description) in found {
         take_up(&catalog, backend, description, &mut report).await?;
     }

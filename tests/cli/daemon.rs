@@ -385,6 +385,9 @@ fn a_backend_that_cannot_be_opened_does_not_keep_the_daemon_from_starting() {
     let error = daemon.plugin().create("data", &[]).unwrap_err();
     assert!(error.contains(place.to_str().unwrap()), "{error}");
     daemon.terminate();
+    let mut refused = Launch::new(&host).args(&["--rebuild-catalog"]).spawn(&host);
+    assert_eq!(refused.wait_end().code(), Some(1), "a catalog without it would be a part");
+    assert!(daemon.state_dir().join("catalog.redb").exists(), "the one that is there stays");
     fs::remove_file(&place).unwrap();
     daemon.start_again();
     daemon.plugin().create("data", &[("size", "64M")]).unwrap();
