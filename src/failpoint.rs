@@ -1,11 +1,13 @@
 //! Named points between the steps of every operation, at which a test can stop the daemon.
 //!
 //! `HOLDFAST_FAILPOINTS=create.format=kill,mount.attach=delay:500` arms them. Each side effect of an
-//! operation runs as a [`Step`], and each step has its failpoint just after it, so a step without
-//! one cannot be written.
+//! operation runs as a [`Step`], and what a backend does within one of those as [`BackendStep`]s.
+//! What has side effects takes its step, and has its failpoint just after it, so a step without one
+//! cannot be written.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -14,14 +16,14 @@ use crate::error::{Error, Result};
 pub const VARIABLE: &str = "HOLDFAST_FAILPOINTS";
 
 macro_rules! steps {
-    ($($variant:ident => $name:literal),* $(,)?) => {
-        /// One step of an operation: what has happened when its failpoint is reached.
+    ($(#[$doc:meta])* $steps:ident: $($variant:ident => $name:literal),* $(,)?) => {
+        $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[allow(missing_docs, reason = "the name says it: operation, dot, what was just done")]
-        pub enum Step { $($variant),* }
+        pub enum $steps { $($variant),* }
 
-        impl Step {
-            /// Every step of every operation.
+        impl $steps {
+            /// Every step there is.
             pub const ALL: &[Self] = &[$(Self::$variant),*];
 
             /// `<operation>.<what was just done>`.
@@ -33,6 +35,8 @@ macro_rules! steps {
 }
 
 steps! {
+    /// One step of an operation: what has happened when its failpoint is reached.
+    Step:
     CreateIntent => "create.intent",
     CreateAllocate => "create.allocate",
     CreateAttach => "create.attach",
@@ -106,6 +110,37 @@ steps! {
     UndeleteFinish => "undelete.finish",
 }
 
+steps! {
+    /// One step of a backend within a step of an operation, or at the start.
+    BackendStep:
+    DeviceMade => "device.made",
+    DeviceLoaded => "device.loaded",
+    DeviceSuspended => "device.suspended",
+    DeviceResumed => "device.resumed",
+    DeviceRemoved => "device.removed",
+    PoolHeaders => "thin.pool.headers",
+    PoolWipe => "thin.pool.wipe",
+    PoolRecordsDevice => "thin.pool.records-device",
+    PoolRecords => "thin.pool.records",
+    PoolFinish => "thin.pool.finish",
+    PoolCount => "thin.pool.count",
+    PoolGrowFiles => "thin.pool.grow-files",
+    ThinCreateIntent => "thin.create.intent",
+    ThinCreateMessage => "thin.create.message",
+    ThinCreateRefused => "thin.create.refused",
+    ThinCreateRecord => "thin.create.record",
+    ThinCreateCount => "thin.create.count",
+    ThinDeleteIntent => "thin.delete.intent",
+    ThinDeleteMessage => "thin.delete.message",
+    ThinDeleteRecord => "thin.delete.record",
+    ThinDeleteCount => "thin.delete.count",
+    ThinDeleteDescription => "thin.delete.description",
+    ThinDescribe => "thin.describe.record",
+    ThinGrowRecord => "thin.grow.record",
+    ThinReadReserve => "thin.read.reserve",
+    ThinReadRelease => "thin.read.release",
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Action {
     Kill,
@@ -113,21 +148,33 @@ enum Action {
     Delay(Duration),
 }
 
-static ARMED: OnceLock<HashMap<&'static str, Action>> = OnceLock::new();
+#[derive(Debug)]
+struct Failpoint {
+    action: Action,
+    /// How many times it is passed before it acts.
+    passes: AtomicU32,
+}
+
+static ARMED: OnceLock<HashMap<&'static str, Failpoint>> = OnceLock::new();
 
 /// Arms the failpoints that `text` names. Called once, at start.
 ///
 /// # Errors
-/// A name that is not a step, or an action that is not `kill`, `error` or `delay:MILLISECONDS`.
+/// A name that is not a step, or an action that is not `kill`, `error` or `delay:MILLISECONDS`. After
+/// `kill@N` and `error@N` the failpoint acts when it is reached for the `N`th time.
 pub fn arm(text: &str) -> Result<()> {
     let mut armed = HashMap::new();
+    let steps = Step::ALL.iter().map(|step| step.name());
+    let steps: Vec<_> = steps.chain(BackendStep::ALL.iter().map(|step| step.name())).collect();
     for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
         let wrong = |what: &str| Error::invalid(format!("{VARIABLE}: {item:?}: {what}"));
         let (name, action) = item.split_once('=').ok_or_else(|| wrong("write STEP=ACTION"))?;
-        let step = Step::ALL
+        let step = steps
             .iter()
-            .find(|step| step.name() == name)
+            .find(|step| **step == name)
             .ok_or_else(|| wrong("there is no such step"))?;
+        let (action, time) = action.split_once('@').unwrap_or((action, "1"));
+        let time: u32 = time.parse().map_err(|_| wrong("@ and a number"))?;
         let action = match action.split_once(':') {
             None if action == "kill" => Action::Kill,
             None if action == "error" => Action::Fail,
@@ -136,9 +183,28 @@ pub fn arm(text: &str) -> Result<()> {
             }
             _ => return Err(wrong("the action is kill, error or delay:MILLISECONDS")),
         };
-        armed.insert(step.name(), action);
+        let passes = AtomicU32::new(time.saturating_sub(1));
+        armed.insert(*step, Failpoint { action, passes });
     }
     ARMED.set(armed).map_err(|_| Error::internal("failpoints were armed twice"))
+}
+
+/// What is to happen at `step` now, if anything is.
+fn due(step: &str) -> Option<Action> {
+    let failpoint = ARMED.get()?.get(step)?;
+    let passed = failpoint
+        .passes
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |passes| passes.checked_sub(1));
+    passed.is_err().then_some(failpoint.action)
+}
+
+fn kill_this_process(step: &str) {
+    tracing::error!(step, "failpoint: killing this process");
+    let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::SIGKILL);
+}
+
+fn failure(step: &str) -> Error {
+    Error::internal(format!("failpoint {step}"))
 }
 
 /// Reached just after `step`.
@@ -146,16 +212,36 @@ pub fn arm(text: &str) -> Result<()> {
 /// # Errors
 /// Only where a test asked for one.
 pub async fn reached(step: Step) -> Result<()> {
-    match ARMED.get().and_then(|armed| armed.get(step.name())) {
+    match due(step.name()) {
         None => Ok(()),
         Some(Action::Kill) => {
-            tracing::error!(step = step.name(), "failpoint: killing this process");
-            let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::SIGKILL);
+            kill_this_process(step.name());
             std::future::pending().await
         }
-        Some(Action::Fail) => Err(Error::internal(format!("failpoint {}", step.name()))),
+        Some(Action::Fail) => Err(failure(step.name())),
         Some(Action::Delay(duration)) => {
-            tokio::time::sleep(*duration).await;
+            tokio::time::sleep(duration).await;
+            Ok(())
+        }
+    }
+}
+
+/// The same for a step on a thread that may block.
+///
+/// # Errors
+/// Only where a test asked for one.
+pub fn reached_blocking(step: BackendStep) -> Result<()> {
+    match due(step.name()) {
+        None => Ok(()),
+        Some(Action::Kill) => {
+            kill_this_process(step.name());
+            loop {
+                std::thread::park();
+            }
+        }
+        Some(Action::Fail) => Err(failure(step.name())),
+        Some(Action::Delay(duration)) => {
+            std::thread::sleep(duration);
             Ok(())
         }
     }

@@ -13,7 +13,7 @@ use super::print::{self, Printer};
 use crate::config::{self, DEFAULT_FILE, FileChoice, Inputs, Loaded, Value};
 use crate::daemon::{self, CatalogChoice};
 use crate::error::Result;
-use crate::failpoint::Step;
+use crate::failpoint::{BackendStep, Step};
 
 /// The configuration as the flags, the environment and the file say it.
 fn load(global: &Global, flags: &ConfigFlags) -> Result<Loaded> {
@@ -49,7 +49,9 @@ pub(super) fn socket(global: &Global) -> Result<PathBuf> {
 
 pub(super) fn daemon(global: &Global, asked: &Daemon) -> Result<(), Failure> {
     if asked.list_failpoints {
-        let names: String = Step::ALL.iter().map(|step| format!("{}\n", step.name())).collect();
+        let steps = Step::ALL.iter().map(|step| step.name());
+        let all = steps.chain(BackendStep::ALL.iter().map(|step| step.name()));
+        let names: String = all.map(|name| format!("{name}\n")).collect();
         return print::raw(names.as_bytes());
     }
     let choice = match asked.rebuild_catalog {

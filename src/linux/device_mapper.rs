@@ -11,6 +11,7 @@ use nix::errno::Errno;
 
 use super::device_node::{self, NodeKind};
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::{BackendStep, reached_blocking};
 use crate::model::Outcome;
 
 /// Bytes in a sector, the unit of every table.
@@ -152,8 +153,8 @@ impl DeviceMapper {
                 .device_create(name, uuid, DmOptions::default())
                 .map_err(|error| failed(what(), &error))?;
         }
-        let made = self
-            .load(&identity.uuid, table)
+        let made = reached_blocking(BackendStep::DeviceMade)
+            .and_then(|()| self.load(&identity.uuid, table))
             .and_then(|()| self.resume(&identity.uuid))
             .and_then(|()| self.ready(&identity.uuid));
         made.map_err(|error| {
@@ -184,11 +185,12 @@ impl DeviceMapper {
             .collect();
         let loaded =
             self.dm().table_load(&DevId::Uuid(dm_uuid(uuid)?), &lines, DmOptions::default());
-        loaded.map(drop).map_err(|error| {
+        loaded.map_err(|error| {
             let kinds: Vec<_> = table.iter().map(|target| target.kind).collect();
             let error = failed(format!("cannot load a table of {}", kinds.join(", ")), &error);
             error.hint(format!("dmesg may say more; modprobe dm-{}", kinds.join(" dm-")))
-        })
+        })?;
+        reached_blocking(BackendStep::DeviceLoaded)
     }
 
     /// Stops the device's input and output until the guard is resumed or dropped. The filesystem on it
@@ -200,6 +202,7 @@ impl DeviceMapper {
         self.dm()
             .device_suspend(&DevId::Uuid(dm_uuid(uuid)?), options)
             .map_err(|error| failed(format!("cannot suspend the device {uuid}"), &error))?;
+        reached_blocking(BackendStep::DeviceSuspended)?;
         Ok(guard)
     }
 
@@ -207,8 +210,8 @@ impl DeviceMapper {
     pub(crate) fn resume(&self, uuid: &str) -> Result<()> {
         self.dm()
             .device_suspend(&DevId::Uuid(dm_uuid(uuid)?), DmOptions::default())
-            .map(drop)
-            .map_err(|error| failed(format!("cannot resume the device {uuid}"), &error))
+            .map_err(|error| failed(format!("cannot resume the device {uuid}"), &error))?;
+        reached_blocking(BackendStep::DeviceResumed)
     }
 
     /// The present table.
@@ -238,12 +241,12 @@ impl DeviceMapper {
             .collect())
     }
 
-    /// Sends a message to the device's first target.
-    pub(crate) fn message(&self, uuid: &str, text: &str) -> Result<()> {
+    /// Sends a message to the device's first target, which is `step`.
+    pub(crate) fn message(&self, uuid: &str, text: &str, step: BackendStep) -> Result<()> {
         self.dm()
             .target_msg(&DevId::Uuid(dm_uuid(uuid)?), None, text)
-            .map(drop)
-            .map_err(|error| failed(format!("the device refused the message {text:?}"), &error))
+            .map_err(|error| failed(format!("the device refused the message {text:?}"), &error))?;
+        reached_blocking(step)
     }
 
     /// Removes the device; `InUse` while anybody has it mounted, open or mapped.
@@ -254,7 +257,10 @@ impl DeviceMapper {
             let Some(device) = self.find(uuid)? else { return Ok(Outcome::Unchanged) };
             if device.open_count == 0 {
                 match self.dm().device_remove(&DevId::Uuid(dm_uuid(uuid)?), DmOptions::default()) {
-                    Ok(_) => return Ok(Outcome::Changed),
+                    Ok(_) => {
+                        reached_blocking(BackendStep::DeviceRemoved)?;
+                        return Ok(Outcome::Changed);
+                    }
                     Err(error) if errno(&error) == Some(Errno::ENXIO) => {
                         return Ok(Outcome::Changed);
                     }

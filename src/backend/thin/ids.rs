@@ -11,6 +11,7 @@ use std::sync::PoisonError;
 use super::pool::Pool;
 use super::records::{Edit, Owner, RECORDS_ID, Records, Thin, ThinState};
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::BackendStep;
 use crate::id::{ThinId, VolumeUuid};
 use crate::model::Outcome;
 use crate::units::ByteSize;
@@ -122,20 +123,19 @@ impl Pool {
         loop {
             let id = self.index().free_id()?;
             let thin = Thin { owner, size, state: ThinState::Creating };
-            self.record(&mut ledger, id, thin, None)?;
+            self.record(&mut ledger, id, thin, BackendStep::ThinCreateIntent)?;
             match self.tell_pool_to_make(id, beginning) {
                 Ok(()) => {
                     let thin = Thin { state: ThinState::Ready, ..thin };
-                    self.advance(&mut ledger, |number| {
-                        vec![Edit::Put(id, thin), Edit::Transaction(number)]
-                    })?;
+                    let steps = [BackendStep::ThinCreateRecord, BackendStep::ThinCreateCount];
+                    self.advance(&mut ledger, Edit::Put(id, thin), steps)?;
                     self.index_mut().put(id, thin);
                     return Ok(Outcome::Changed);
                 }
                 // Never adopted: what it holds is somebody's.
                 Err(error) if error.kind() == ErrorKind::Conflict => {
                     tracing::warn!(%id, "the pool has a thin device that no record stands for");
-                    ledger.records.commit(&[Edit::Remove(id)])?;
+                    ledger.records.commit(&[Edit::Remove(id)], BackendStep::ThinCreateRefused)?;
                     let mut index = self.index_mut();
                     index.remove(id);
                     index.unknown.insert(id);
@@ -153,12 +153,13 @@ impl Pool {
     }
 
     fn tell_pool_to_make(&self, id: ThinId, beginning: Beginning<'_>) -> Result<()> {
+        let step = BackendStep::ThinCreateMessage;
         match beginning {
-            Beginning::Blank => self.message(&format!("create_thin {id}")),
+            Beginning::Blank => self.message(&format!("create_thin {id}"), step),
             Beginning::SnapshotOf { origin, active } => {
                 // The kernel does not insist on it, but without it the snapshot may be torn.
                 let suspended = active.map(|uuid| self.mapper.suspend(uuid)).transpose()?;
-                let made = self.message(&format!("create_snap {id} {origin}"));
+                let made = self.message(&format!("create_snap {id} {origin}"), step);
                 suspended.map_or(Ok(()), |suspended| suspended.resume())?;
                 made
             }
@@ -177,7 +178,8 @@ impl Pool {
         }
         match forget {
             Some(volume) if ledger.records.description(volume)?.is_some() => {
-                ledger.records.commit(&[Edit::Forget(volume)])?;
+                let step = BackendStep::ThinDeleteDescription;
+                ledger.records.commit(&[Edit::Forget(volume)], step)?;
                 Ok(Outcome::Changed)
             }
             _ if ids.is_empty() => Ok(Outcome::Unchanged),
@@ -187,12 +189,14 @@ impl Pool {
 
     fn delete_one(&self, ledger: &mut Ledger, id: ThinId) -> Result<()> {
         let Some(thin) = self.index().thins.get(&id).copied() else { return Ok(()) };
-        self.record(ledger, id, Thin { state: ThinState::Deleting, ..thin }, None)?;
-        match self.message(&format!("delete {id}")) {
+        let deleting = Thin { state: ThinState::Deleting, ..thin };
+        self.record(ledger, id, deleting, BackendStep::ThinDeleteIntent)?;
+        match self.message(&format!("delete {id}"), BackendStep::ThinDeleteMessage) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        self.advance(ledger, |number| vec![Edit::Remove(id), Edit::Transaction(number)])?;
+        let steps = [BackendStep::ThinDeleteRecord, BackendStep::ThinDeleteCount];
+        self.advance(ledger, Edit::Remove(id), steps)?;
         self.index_mut().remove(id);
         Ok(())
     }
@@ -203,7 +207,7 @@ impl Pool {
         let Some((id, thin)) = self.index().ready(owner) else {
             return Err(Error::not_found("the thin device has gone"));
         };
-        self.record(&mut ledger, id, Thin { size, ..thin }, None)
+        self.record(&mut ledger, id, Thin { size, ..thin }, BackendStep::ThinGrowRecord)
     }
 
     /// Keeps the description of a volume that has a thin device.
@@ -212,7 +216,7 @@ impl Pool {
         if self.index().of_volume(volume).is_empty() {
             return Err(Error::not_found(format!("the pool has nothing of volume {volume}")));
         }
-        ledger.records.commit(&[Edit::Describe(volume, text)])
+        ledger.records.commit(&[Edit::Describe(volume, text)], BackendStep::ThinDescribe)
     }
 
     /// The description of a volume.
@@ -220,16 +224,8 @@ impl Pool {
         self.lock_ledger().records.description(volume)
     }
 
-    fn record(
-        &self,
-        ledger: &mut Ledger,
-        id: ThinId,
-        thin: Thin,
-        more: Option<Edit<'_>>,
-    ) -> Result<()> {
-        let mut edits = vec![Edit::Put(id, thin)];
-        edits.extend(more);
-        ledger.records.commit(&edits)?;
+    fn record(&self, ledger: &mut Ledger, id: ThinId, thin: Thin, step: BackendStep) -> Result<()> {
+        ledger.records.commit(&[Edit::Put(id, thin)], step)?;
         self.index_mut().put(id, thin);
         Ok(())
     }
@@ -238,12 +234,13 @@ impl Pool {
     fn advance(
         &self,
         ledger: &mut Ledger,
-        edits: impl FnOnce(u64) -> Vec<Edit<'static>>,
+        edit: Edit<'_>,
+        [record, count]: [BackendStep; 2],
     ) -> Result<()> {
         let (before, after) = (ledger.transaction, ledger.transaction + 1);
-        ledger.records.commit(&edits(after))?;
+        ledger.records.commit(&[edit, Edit::Transaction(after)], record)?;
         ledger.transaction = after;
-        self.message(&format!("set_transaction_id {before} {after}")).map_err(|error| {
+        self.message(&format!("set_transaction_id {before} {after}"), count).map_err(|error| {
             error.context("the pool does not count as recorded: was it changed by something else?")
         })
     }
@@ -255,7 +252,8 @@ impl Pool {
         let counted = self.status()?.transaction;
         if counted + 1 == ledger.transaction {
             let (before, after) = (counted, ledger.transaction);
-            self.message(&format!("set_transaction_id {before} {after}"))?;
+            let step = BackendStep::PoolCount;
+            self.message(&format!("set_transaction_id {before} {after}"), step)?;
         } else if counted != ledger.transaction {
             return Err(Error::corrupt(format!(
                 "the pool is at transaction {counted}, and its records at {}",

@@ -7,6 +7,7 @@ use std::sync::PoisonError;
 
 use super::pool::Pool;
 use crate::error::Result;
+use crate::failpoint::BackendStep;
 use crate::id::ThinId;
 use crate::thin_metadata::{Metadata, Usage};
 
@@ -16,9 +17,9 @@ impl Pool {
         let _one = self.metadata_snapshot.lock().unwrap_or_else(PoisonError::into_inner);
         if self.status()?.holds_metadata_snapshot {
             // Of a read that was cut off; nobody else reads this pool.
-            self.message("release_metadata_snap")?;
+            self.message("release_metadata_snap", BackendStep::ThinReadRelease)?;
         }
-        self.message("reserve_metadata_snap")?;
+        self.message("reserve_metadata_snap", BackendStep::ThinReadReserve)?;
         let release = Release(self);
         let value =
             Metadata::open_snapshot(&self.metadata_path()?).and_then(|metadata| read(&metadata));
@@ -69,7 +70,7 @@ struct Release<'a>(&'a Pool);
 
 impl Drop for Release<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.0.message("release_metadata_snap") {
+        if let Err(error) = self.0.message("release_metadata_snap", BackendStep::ThinReadRelease) {
             tracing::warn!("{}", error.full_message());
         }
     }

@@ -16,6 +16,7 @@ use super::{ThinConfig, ThinStorage};
 use crate::backend::Expected;
 use crate::clock::{Entropy as _, System};
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::{BackendStep, reached_blocking};
 use crate::id::PoolUuid;
 use crate::linux::device_mapper::{DeviceMapper, Identity, Line, Mapped, SECTOR, Target};
 use crate::linux::{blocking, check_thin_metadata};
@@ -95,9 +96,9 @@ impl Pool {
         status(&self.mapper, self.names)
     }
 
-    /// Sends the pool a message.
-    pub(super) fn message(&self, text: &str) -> Result<()> {
-        self.mapper.message(&self.names.pool().uuid, text)
+    /// Sends the pool a message, which is `step`.
+    pub(super) fn message(&self, text: &str, step: BackendStep) -> Result<()> {
+        self.mapper.message(&self.names.pool().uuid, text, step)
     }
 
     /// Fails if the pool is too full, or too broken, to take anything new.
@@ -238,7 +239,7 @@ impl Opened {
             for identity in names.own() {
                 mapper.remove(&identity.uuid)?.ignore();
             }
-            storage.write_headers(&header)?;
+            storage.write_headers(&header, BackendStep::PoolHeaders)?;
         }
         let (metadata, data) = storage.areas(&header)?;
         show(&mapper, &names.metadata(), metadata)?.ignore();
@@ -269,10 +270,12 @@ impl Opened {
         let can_grow = storage.room_below()?.is_some();
         show_pool(&mapper, names, &config, chunk, can_grow)?.ignore();
         if status(&mapper, names)?.holds_metadata_snapshot {
-            mapper.message(&names.pool().uuid, "release_metadata_snap")?;
+            let pool = names.pool();
+            mapper.message(&pool.uuid, "release_metadata_snap", BackendStep::ThinReadRelease)?;
         }
         if is_new {
-            match mapper.message(&names.pool().uuid, &format!("create_thin {RECORDS_ID}")) {
+            let (pool, step) = (names.pool(), BackendStep::PoolRecordsDevice);
+            match mapper.message(&pool.uuid, &format!("create_thin {RECORDS_ID}"), step) {
                 Err(error) if error.kind() != ErrorKind::Conflict => return Err(error),
                 _ => {}
             }
@@ -286,7 +289,7 @@ impl Opened {
         };
         if is_new {
             header.progress = Progress::Made;
-            storage.write_headers(&header)?;
+            storage.write_headers(&header, BackendStep::PoolFinish)?;
         }
         let (ledger, index) = Ledger::load(records)?;
         let pool = Pool {
@@ -451,7 +454,8 @@ fn wipe_superblock(metadata: &std::path::Path) -> Result<()> {
             file.write_all_at(&[0; 4096], 0)?;
             file.sync_all()
         })
-        .map_err(|error| Error::io(format!("cannot write {}", metadata.display()), error))
+        .map_err(|error| Error::io(format!("cannot write {}", metadata.display()), error))?;
+    reached_blocking(BackendStep::PoolWipe)
 }
 
 fn gone(identity: &Identity) -> Error {

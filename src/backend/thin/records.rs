@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::device_storage::DeviceStorage;
 use crate::backend::Locator;
 use crate::error::{Error, Result};
+use crate::failpoint::{BackendStep, reached_blocking};
 use crate::id::{Generation, SnapshotUuid, ThinId, VolumeUuid};
 use crate::units::ByteSize;
 
@@ -114,6 +115,7 @@ impl Records {
             write.open_table(DESCRIPTIONS).map_err(broken)?;
         }
         write.commit().map_err(broken)?;
+        reached_blocking(BackendStep::PoolRecords)?;
         Ok(Self { device, database: Some(database) })
     }
 
@@ -187,8 +189,8 @@ impl Records {
         Ok(text.map(|text| text.value().to_vec()))
     }
 
-    /// Makes all the changes, or none, and has them on the disk when it returns.
-    pub(super) fn commit(&mut self, edits: &[Edit<'_>]) -> Result<()> {
+    /// Makes all the changes, or none, and has them on the disk when it returns; that is `step`.
+    pub(super) fn commit(&mut self, edits: &[Edit<'_>], step: BackendStep) -> Result<()> {
         if self.database.is_none() {
             self.reconnect()?;
         }
@@ -197,7 +199,8 @@ impl Records {
             // If this fails too, the next commit tries again.
             let _ = self.reconnect();
         }
-        done
+        done?;
+        reached_blocking(step)
     }
 
     fn try_commit(&self, edits: &[Edit<'_>]) -> Result<()> {
@@ -277,15 +280,16 @@ mod tests {
             Edit::Describe(volume, b"text"),
             Edit::Transaction(3),
         ];
-        records.commit(&edits).unwrap();
-        records.commit(&[Edit::Remove(id(1)), Edit::Transaction(4)]).unwrap();
+        let step = BackendStep::ThinDescribe;
+        records.commit(&edits, step).unwrap();
+        records.commit(&[Edit::Remove(id(1)), Edit::Transaction(4)], step).unwrap();
         drop(records);
 
         let mut records = Records::open(file).unwrap();
         assert_eq!(records.transaction().unwrap(), 4);
         assert_eq!(records.thins().unwrap(), BTreeMap::from([(id(2), two)]));
         assert_eq!(records.description(volume).unwrap().unwrap(), b"text");
-        records.commit(&[Edit::Forget(volume)]).unwrap();
+        records.commit(&[Edit::Forget(volume)], step).unwrap();
         assert_eq!(records.description(volume).unwrap(), None);
     }
 }

@@ -8,6 +8,7 @@ use super::ThinStorage;
 use super::header::{Header, RESERVED, Role};
 use crate::backend::Expected;
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::{BackendStep, reached_blocking};
 use crate::linux::device_mapper::{SECTOR, Target};
 use crate::linux::device_node::block_number;
 use crate::linux::loop_device::LoopDevice;
@@ -188,18 +189,21 @@ impl Storage {
         }
     }
 
-    /// Writes the headers of a new pool, or what has changed in them. The last one is written when all
-    /// the others are on the disk.
-    pub(super) fn write_headers(&self, header: &Header) -> Result<()> {
+    /// Writes the headers of a new pool, or what has changed in them, which is `step`. The last one is
+    /// written when all the others are on the disk.
+    pub(super) fn write_headers(&self, header: &Header, step: BackendStep) -> Result<()> {
         match &self.metadata {
-            None => header.write(&self.data.file, &self.data.path),
+            None => header.write(&self.data.file, &self.data.path)?,
             Some(metadata) => {
                 let data = Header { role: Role::Data, ..header.clone() };
                 data.write(&self.data.file, &self.data.path)?;
+                // Between the two as well: then only one of them is there, or they differ.
+                reached_blocking(step)?;
                 let header = Header { role: Role::Metadata, ..header.clone() };
-                header.write(&metadata.file, &metadata.path)
+                header.write(&metadata.file, &metadata.path)?;
             }
         }
+        reached_blocking(step)
     }
 
     /// Makes sure that nobody's data is on devices on which a pool is to be made.
@@ -265,6 +269,7 @@ impl Storage {
             let metadata = metadata_size(size.bytes(), chunk_size.bytes());
             loop_image::grow(file, path, whole(metadata))?.ignore();
         }
+        reached_blocking(BackendStep::PoolGrowFiles)?;
         Ok(Some(()))
     }
 
