@@ -279,9 +279,14 @@ impl Engine {
             }
             OperationKind::Grow { to } => {
                 // What the device could not get is not recorded; what it got stays.
-                match backend.inspect(Locator::from(volume)).await? {
+                let locator = Locator::from(volume);
+                match backend.inspect(locator).await? {
                     Presence::Present { size: Some(size), .. } if size >= *to => {}
                     _ => return Ok(vec![]),
+                }
+                // The backend may have the new size, and the kernel still a device of the old one.
+                if let Some(grow) = backend.grow() {
+                    grow.grow(locator, *to).await?.ignore();
                 }
                 let grown = Volume { size: Some(*to), grow_pending: true, ..volume.clone() };
                 // What fails now is tried again by the next mount.

@@ -67,3 +67,20 @@ in_lab! {
         assert!(Path::new("/dev/mapper/control").exists());
     }
 }
+
+in_lab! {
+    on |host| host.modules(&["dm-thin-pool", "loop"]);
+    fn a_growth_that_is_recorded_and_not_made_is_finished_at_the_start() {
+        let host = Host::new();
+        let mut daemon = launch(&host).failpoint("thin.grow.record=kill").start(&host);
+        daemon.plugin().create("data", &[("size", "64M")]).unwrap();
+        let mountpoint = daemon.plugin().mount("data", "c1").unwrap();
+        assert_ne!(daemon.cli().run(&["volume", "resize", "data", "128M"]).code, 0);
+        daemon.wait_end();
+        daemon.start_again();
+        assert_eq!(daemon.cli().ok(&["volume", "resize", "data", "128M"]).code, 0);
+        let blocks = host.run("stat", &["-f", "-c", "%b %S", mountpoint.to_str().unwrap()]);
+        let numbers: Vec<u64> = blocks.split_whitespace().map(|n| n.parse().unwrap()).collect();
+        assert!(numbers[0] * numbers[1] > 64 << 20, "the filesystem has not grown: {blocks}");
+    }
+}
