@@ -84,3 +84,19 @@ in_lab! {
         assert!(numbers[0] * numbers[1] > 64 << 20, "the filesystem has not grown: {blocks}");
     }
 }
+
+in_lab! {
+    on |host| host.modules(&["dm-thin-pool", "loop"]);
+    fn a_pool_whose_start_was_cut_off_before_it_was_resumed_is_started_again() {
+        let host = Host::new();
+        let mut daemon = launch(&host).start(&host);
+        // Its answer says that the start is over.
+        assert_eq!(daemon.plugin().list(), Vec::<String>::new());
+        daemon.terminate();
+        // The third device is the pool.
+        let mut daemon = launch(&host).failpoint("device.loaded=kill@3").spawn(&host);
+        daemon.wait_end();
+        daemon.start_again();
+        daemon.plugin().create("data", &[("size", "64M")]).unwrap();
+    }
+}

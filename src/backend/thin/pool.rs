@@ -244,7 +244,13 @@ impl Opened {
         let (metadata, data) = storage.areas(&header)?;
         show(&mapper, &names.metadata(), metadata)?.ignore();
         show(&mapper, &names.data(), data)?.ignore();
-        let is_active = mapper.find(&names.pool().uuid)?.is_some_and(|pool| pool.has_table);
+        let pool = mapper.find(&names.pool().uuid)?;
+        let is_active = pool.as_ref().is_some_and(|pool| pool.has_table);
+        if pool.is_some() && !is_active {
+            // What a kill left between its table and its resume: it holds the metadata, which could
+            // not be checked.
+            mapper.remove(&names.pool().uuid)?.ignore();
+        }
         Ok(Self { mapper, names, config, storage, header, is_active })
     }
 
