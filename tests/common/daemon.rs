@@ -207,10 +207,14 @@ impl<'h> Daemon<'h> {
         assert_eq!(status.signal(), Some(9), "{status}");
     }
 
-    /// SIGTERM, as systemd sends it.
+    /// SIGTERM, as systemd sends it, without waiting for anything.
+    pub(crate) fn ask_to_end(&self) {
+        kill(self.pid(), Signal::SIGTERM).expect("kill");
+    }
+
     #[track_caller]
     pub(crate) fn terminate(&mut self) {
-        kill(self.pid(), Signal::SIGTERM).expect("kill");
+        self.ask_to_end();
         let status = self.wait_end();
         assert!(status.success(), "the daemon did not end cleanly: {status}\n{}", self.log());
     }

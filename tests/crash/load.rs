@@ -86,6 +86,6 @@ fn a_daemon_killed_again_and_again_under_load_loses_and_leaks_nothing() {
     let mut kept = daemon.plugin().list();
     kept.retain(|name| name.starts_with("kept-"));
     assert_eq!(kept.len(), WORKERS);
-    crate::remove_everything(&daemon, &host);
-    crate::assert_nothing_left(&daemon, &host, "after the load");
+    crate::driver::remove_all_but(&[], &daemon, &host);
+    crate::driver::assert_only(&crate::LOOP, &daemon, &host, &[]);
 }

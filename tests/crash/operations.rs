@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::driver::Place;
 use crate::common::daemon::Daemon;
 use crate::common::host::Host;
 
@@ -23,22 +24,29 @@ pub(crate) struct Operation {
     pub(crate) also: &'static [&'static str],
     /// What must be there before.
     pub(crate) prepare: fn(&Daemon<'_>),
+    /// Whether a container writes to the subject meanwhile.
+    pub(crate) in_use: bool,
     /// The request; `Err` with the text of the answer, or of the broken connection.
     pub(crate) run: fn(&Daemon<'_>) -> Result<(), String>,
     /// What a retry may be told if the first request had got far enough to be finished at start.
     pub(crate) already: &'static [&'static str],
     /// What must be true after the retry.
-    pub(crate) check: fn(&Daemon<'_>, &Host),
+    pub(crate) check: fn(&Daemon<'_>, &Host, &Place),
 }
 
-pub(crate) const OPERATIONS: [Operation; 12] = [
+pub(crate) fn find(name: &str) -> &'static Operation {
+    OPERATIONS.iter().find(|operation| operation.name == name).expect("known")
+}
+
+pub(crate) static OPERATIONS: [Operation; 12] = [
     Operation {
         name: "create",
         also: &[],
         prepare: |_| (),
+        in_use: false,
         run: |daemon| daemon.plugin().create(SUBJECT, &[("size", "64M")]),
         already: &[],
-        check: |daemon, _| {
+        check: |daemon, _, _| {
             mount_and_write(daemon, SUBJECT);
             assert_holds(daemon, SUBJECT, CONTENT);
         },
@@ -48,9 +56,10 @@ pub(crate) const OPERATIONS: [Operation; 12] = [
         also: &[],
         // Mounted, so that it has to be frozen.
         prepare: prepare_mounted,
+        in_use: true,
         run: |daemon| cli(daemon, &["volume", "clone", SUBJECT, "twin"]),
         already: &["exists"],
-        check: |daemon, _| {
+        check: |daemon, _, _| {
             assert_writable(daemon);
             assert_holds(daemon, "twin", CONTENT);
         },
@@ -64,9 +73,10 @@ pub(crate) const OPERATIONS: [Operation; 12] = [
             daemon.plugin().unmount(SUBJECT, ID).unwrap();
             daemon.cli().ok(&["snapshot", "rm", "subject@one"]);
         },
+        in_use: false,
         run: |daemon| daemon.plugin().remove(SUBJECT),
         already: &["no volume", "no such volume"],
-        check: |daemon, _| assert_eq!(daemon.plugin().list(), [crate::BYSTANDER]),
+        check: |daemon, _, _| assert_eq!(daemon.plugin().list(), [super::driver::BYSTANDER]),
     },
     Operation {
         name: "mount",
@@ -76,9 +86,10 @@ pub(crate) const OPERATIONS: [Operation; 12] = [
             daemon.plugin().create(SUBJECT, GROWING).unwrap();
             daemon.cli().ok(&["volume", "resize", SUBJECT, GROWN]);
         },
+        in_use: false,
         run: |daemon| daemon.plugin().mount(SUBJECT, ID).map(drop),
         already: &[],
-        check: |daemon, host| {
+        check: |daemon, host, _| {
             assert_grown(daemon, host);
             assert_writable(daemon);
         },
@@ -87,11 +98,12 @@ pub(crate) const OPERATIONS: [Operation; 12] = [
         name: "unmount",
         also: &[],
         prepare: prepare_mounted,
+        in_use: false,
         run: |daemon| daemon.plugin().unmount(SUBJECT, ID),
         already: &[],
-        check: |daemon, host| {
+        check: |daemon, host, place| {
             assert_eq!(daemon.plugin().path(SUBJECT).unwrap(), "");
-            assert_eq!(host.loops().len(), 1, "only the bystander's");
+            assert_eq!((place.attached)(host), 1, "only the bystander");
             assert_holds(daemon, SUBJECT, CONTENT);
         },
     },
@@ -99,9 +111,10 @@ pub(crate) const OPERATIONS: [Operation; 12] = [
         name: "snapshot",
         also: &[],
         prepare: prepare_mounted,
+        in_use: true,
         run: |daemon| cli(daemon, &["snapshot", "create", "subject@one"]),
         already: &["already"],
-        check: |daemon, _| {
+        check: |daemon, _, _| {
             assert_writable(daemon);
             daemon.plugin().create("copy", &[("from-snapshot", "subject@one")]).unwrap();
             assert_holds(daemon, "copy", CONTENT);
@@ -114,9 +127,10 @@ pub(crate) const OPERATIONS: [Operation; 12] = [
             prepare_mounted(daemon);
             daemon.cli().ok(&["snapshot", "create", "subject@one"]);
         },
+        in_use: true,
         run: |daemon| cli(daemon, &["snapshot", "rm", "subject@one"]),
         already: &["no snapshot"],
-        check: |daemon, _| {
+        check: |daemon, _, _| {
             let left = daemon.cli().ok(&["snapshot", "ls", SUBJECT]).json();
             assert_eq!(left, serde_json::json!([]));
             assert_holds(daemon, SUBJECT, CONTENT);
@@ -132,9 +146,10 @@ pub(crate) const OPERATIONS: [Operation; 12] = [
             daemon.write(format!("{path}/file"), "a mistake");
             daemon.plugin().unmount(SUBJECT, ID).unwrap();
         },
+        in_use: false,
         run: |daemon| cli(daemon, &["snapshot", "restore", "subject@one"]),
         already: &[],
-        check: |daemon, _| {
+        check: |daemon, _, _| {
             assert_holds(daemon, SUBJECT, CONTENT);
             let snapshots = daemon.cli().ok(&["snapshot", "ls", SUBJECT]).json();
             let safe = snapshots.as_array().expect("snapshots").iter().any(|snapshot| {
@@ -156,9 +171,10 @@ pub(crate) const OPERATIONS: [Operation; 12] = [
             daemon.plugin().create(SUBJECT, GROWING).unwrap();
             mount_and_write(daemon, SUBJECT);
         },
+        in_use: true,
         run: |daemon| cli(daemon, &["volume", "resize", SUBJECT, GROWN]),
         already: &[],
-        check: |daemon, host| {
+        check: |daemon, host, _| {
             assert_writable(daemon);
             assert_grown(daemon, host);
             assert_holds(daemon, SUBJECT, CONTENT);
@@ -171,9 +187,10 @@ pub(crate) const OPERATIONS: [Operation; 12] = [
             prepare_mounted(daemon);
             daemon.plugin().unmount(SUBJECT, ID).unwrap();
         },
+        in_use: false,
         run: |daemon| cli(daemon, &["volume", "rename", SUBJECT, "renamed"]),
         already: &["no volume"],
-        check: |daemon, _| {
+        check: |daemon, _, _| {
             assert_holds(daemon, "renamed", CONTENT);
             daemon.plugin().get(SUBJECT).expect_err("the old name is free");
         },
@@ -188,9 +205,10 @@ pub(crate) const OPERATIONS: [Operation; 12] = [
             daemon.plugin().unmount(SUBJECT, ID).unwrap();
             daemon.plugin().remove(SUBJECT).unwrap();
         },
+        in_use: false,
         run: |daemon| cli(daemon, &["volume", "undelete", SUBJECT]),
         already: &["is in the trash"],
-        check: |daemon, host| {
+        check: |daemon, host, _| {
             assert_holds(daemon, SUBJECT, CONTENT);
             // Back into the trash, where it would stay for a week.
             let uuid = daemon.cli().inspect(SUBJECT)["uuid"].as_str().expect("uuid").to_owned();
@@ -207,9 +225,10 @@ pub(crate) const OPERATIONS: [Operation; 12] = [
             daemon.plugin().create(SUBJECT, &options).unwrap();
             daemon.cli().ok(&["volume", "resize", SUBJECT, GROWN]);
         },
+        in_use: false,
         run: |daemon| daemon.plugin().mount(SUBJECT, ID).map(drop),
         already: &[],
-        check: |daemon, host| {
+        check: |daemon, host, _| {
             assert_grown(daemon, host);
             let mountpoint = daemon.plugin().path(SUBJECT).unwrap();
             let mounts = host.mounts();

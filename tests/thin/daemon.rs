@@ -2,34 +2,9 @@
 
 use std::path::Path;
 
-use crate::common::daemon::Launch;
+use super::pool::{launch, volume_devices};
 use crate::common::host::{Host, checked};
 use crate::common::lab::in_lab;
-
-/// A daemon whose volumes go to a pool on files.
-fn launch(host: &Host) -> Launch {
-    let directory = host.dir().join("thin");
-    let directory = directory.to_str().unwrap();
-    Launch::new(host).args(&[
-        "--default-backend",
-        "thin",
-        "--thin-file",
-        directory,
-        "--thin-size",
-        "2G",
-    ])
-}
-
-/// What `dmsetup` shows, the records and the parts of the pool left out.
-fn thin_devices() -> Vec<String> {
-    let list = checked(&mut std::process::Command::new("dmsetup"), &["ls", "--target", "thin"]);
-    let names = list.lines().filter_map(|line| line.split_whitespace().next());
-    names
-        .filter(|name| name.starts_with("holdfast-"))
-        .filter(|name| !name.ends_with("-records"))
-        .map(str::to_owned)
-        .collect()
-}
 
 in_lab! {
     on |host| host.memory(1024).modules(&["dm-thin-pool", "loop"]);
@@ -40,7 +15,7 @@ in_lab! {
         plugin.create("data", &[("size", "1G")]).unwrap();
         let mountpoint = plugin.mount("data", "c1").unwrap();
         daemon.write(mountpoint.join("file"), "one");
-        assert_eq!(thin_devices().len(), 1);
+        assert_eq!(volume_devices().len(), 1);
         daemon.cli().ok(&["snapshot", "create", "data@one"]);
         daemon.write(mountpoint.join("file"), "two");
 
@@ -50,7 +25,7 @@ in_lab! {
         daemon.cli().ok(&["volume", "clone", "data@one", "copy"]);
         daemon.cli().ok(&["volume", "resize", "data", "2G"]);
         plugin.unmount("data", "c1").unwrap();
-        assert_eq!(thin_devices(), Vec::<String>::new());
+        assert_eq!(volume_devices(), Vec::<String>::new());
 
         daemon.cli().ok(&["snapshot", "restore", "data@one"]);
         for (volume, content) in [("data", "one"), ("copy", "one")] {

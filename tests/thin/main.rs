@@ -6,4 +6,10 @@
 mod common;
 
 mod contract;
+mod crash;
 mod daemon;
+#[path = "../crash/driver.rs"]
+mod driver;
+#[path = "../crash/operations.rs"]
+mod operations;
+mod pool;

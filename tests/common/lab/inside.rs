@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::builder::HostBuilder;
 use super::host::Host;
-use super::{Lab, text};
+use super::{Command, Lab, text};
 
 /// Tells a test that it runs in a host.
 const INSIDE: &str = "HOLDFAST_LAB_HOST";
@@ -14,6 +14,7 @@ const LIMIT: Duration = Duration::from_secs(170);
 
 /// How many tests run at once in a host, which has one processor.
 const THREADS: &str = "--test-threads=2";
+const ONE_THREAD: &str = "--test-threads=1";
 
 pub(crate) fn is_inside() -> bool {
     std::env::var_os(INSIDE).is_some()
@@ -36,11 +37,26 @@ impl Host<'_> {
         self.run_test_binary(&[path, THREADS]);
     }
 
+    /// The same for tests that look at all that the host has.
+    #[track_caller]
+    pub(crate) fn run_tests_one_by_one(&self, path: &str) {
+        self.run_test_binary(&[path, ONE_THREAD, "--nocapture"]);
+    }
+
+    /// One such test, for who wants to do something while it runs.
+    #[track_caller]
+    pub(crate) fn test_command(&self, path: &str) -> Command<'_> {
+        self.test_binary().args(&["--exact", path, "--nocapture"])
+    }
+
+    fn test_binary(&self) -> Command<'_> {
+        let binary = std::env::current_exe().expect("this test's binary");
+        self.command(text(&binary)).env(INSIDE, self.name()).limit(LIMIT)
+    }
+
     #[track_caller]
     fn run_test_binary(&self, args: &[&str]) {
-        let binary = std::env::current_exe().expect("this test's binary");
-        let output =
-            self.command(text(&binary)).args(args).env(INSIDE, self.name()).limit(LIMIT).output();
+        let output = self.test_binary().args(args).output();
         let (stdout, stderr) = (&output.stdout, &output.stderr);
         assert_eq!(output.code, 0, "in {}:\n{stdout}{stderr}", self.name());
         assert!(!stdout.contains("test result: ok. 0 passed"), "no test has run: {args:?}");

@@ -1,0 +1,430 @@
+//! The daemon is killed after every step of every operation on a thin pool, the pool's own steps
+//! included, while containers write; and while it makes a pool, starts, stops and grows one.
+
+use holdfast::failpoint::{BackendStep, Step};
+
+use super::driver::{
+    BYSTANDER, Container, Place, armed, assert_killed, assert_only, kill_at_each, operation_of,
+    remove_all_but, steps_of,
+};
+use super::operations::{self, OPERATIONS};
+use super::pool::{self, launch, launch_sized};
+use crate::common::daemon::Daemon;
+use crate::common::host::Host;
+use crate::common::lab::{Lab, assert_inside};
+use crate::common::wait;
+
+const THIN: Place = Place {
+    launch,
+    attached: |_| pool::volume_devices().len(),
+    assert_only: |daemon, _, kept| assert_pool_has_only(daemon, kept.len()),
+    ended: pool::assert_stopped_and_sound,
+};
+
+/// Nothing is suspended, and there are no thin devices but the records and `volumes` others.
+fn assert_pool_has_only(daemon: &Daemon<'_>, volumes: usize) {
+    assert_eq!(pool::suspended_devices(), Vec::<String>::new());
+    assert_eq!(pool::own_devices(), ["data", "metadata", "pool", "records"]);
+    assert_eq!(pool::thin_ids().len(), 1 + volumes, "the records, and each volume");
+    assert_eq!(daemon.cli().ok(&["status"]).json()["warnings"], serde_json::json!([]));
+}
+
+/// The pool's own steps within each operation; `@2` where it takes them for the second time.
+const WITHIN: &[(&str, &[&str])] = &[
+    (
+        "create",
+        &[
+            "thin.create.intent",
+            "thin.create.message",
+            "thin.create.record",
+            "thin.create.count",
+            "device.made",
+            "device.loaded",
+            "device.resumed",
+            "device.removed",
+            "thin.describe.record",
+        ],
+    ),
+    (
+        "clone",
+        &[
+            "thin.create.intent",
+            "device.suspended",
+            "thin.create.message",
+            "device.resumed",
+            "thin.create.record",
+            "thin.create.count",
+            "device.made",
+            "device.loaded",
+            "device.resumed@2",
+            "device.removed",
+            "thin.describe.record",
+        ],
+    ),
+    (
+        "snapshot",
+        &[
+            "thin.create.intent",
+            "device.suspended",
+            "thin.create.message",
+            "device.resumed",
+            "thin.create.record",
+            "thin.create.count",
+            "thin.describe.record",
+        ],
+    ),
+    (
+        "delete-snapshot",
+        &[
+            "thin.describe.record",
+            "thin.delete.intent",
+            "thin.delete.message",
+            "thin.delete.record",
+            "thin.delete.count",
+        ],
+    ),
+    (
+        "delete",
+        &[
+            "thin.delete.intent",
+            "thin.delete.message",
+            "thin.delete.record",
+            "thin.delete.count",
+            "thin.delete.description",
+        ],
+    ),
+    (
+        "restore",
+        &[
+            "thin.create.intent",
+            "thin.create.message",
+            "thin.create.record",
+            "thin.create.count",
+            "thin.create.intent@2",
+            "thin.create.message@2",
+            "thin.create.record@2",
+            "thin.create.count@2",
+            "thin.describe.record",
+            "thin.delete.intent",
+            "thin.delete.message",
+            "thin.delete.record",
+            "thin.delete.count",
+        ],
+    ),
+    (
+        "grow",
+        &[
+            "thin.grow.record",
+            "device.loaded",
+            "device.suspended",
+            "device.resumed",
+            "thin.describe.record",
+        ],
+    ),
+    ("mount", &["device.made", "device.loaded", "device.resumed", "thin.describe.record"]),
+    ("mount-read-only", &["device.made", "device.loaded", "device.resumed"]),
+    ("unmount", &["device.removed"]),
+    ("rename", &["thin.describe.record"]),
+];
+
+/// What a first start does before it answers: four devices, the lowest first.
+const MAKING: &[&str] = &[
+    "thin.pool.headers",
+    "thin.pool.headers@2",
+    "device.made",
+    "device.loaded",
+    "device.resumed",
+    "device.made@2",
+    "device.loaded@2",
+    "device.resumed@2",
+    "thin.pool.wipe",
+    "device.made@3",
+    "device.loaded@3",
+    "device.resumed@3",
+    "thin.pool.records-device",
+    "device.made@4",
+    "device.loaded@4",
+    "device.resumed@4",
+    "thin.pool.records",
+    "thin.pool.finish",
+    "thin.pool.finish@2",
+    "thin.read.reserve",
+    "thin.read.release",
+];
+
+/// What a start with a pool that was stopped does.
+const STARTING: &[&str] = &[
+    "device.made",
+    "device.loaded@2",
+    "device.resumed@2",
+    "device.made@3",
+    "device.loaded@3",
+    "device.resumed@3",
+    "device.made@4",
+    "device.loaded@4",
+    "device.resumed@4",
+    "thin.read.reserve",
+    "thin.read.release",
+];
+
+const STOPPING: &[&str] =
+    &["device.removed", "device.removed@2", "device.removed@3", "device.removed@4"];
+
+/// What a start does about a creation that was cut off after each of these.
+const MENDING: &[(&str, &[&str])] = &[
+    (
+        "thin.create.message",
+        &["thin.delete.intent", "thin.delete.message", "thin.delete.record", "thin.delete.count"],
+    ),
+    ("thin.create.record", &["thin.pool.count"]),
+];
+
+/// What growing a pool on files does; the metadata is large enough.
+const GROWING: &[&str] = &[
+    "thin.pool.grow-files",
+    "device.loaded",
+    "device.suspended",
+    "device.resumed",
+    "device.loaded@2",
+    "device.suspended@2",
+    "device.resumed@2",
+];
+
+/// How many chunks a pool of this size has.
+const SMALL: (&str, u64) = ("256M", 4096);
+
+/// It changes the catalog and the description alone, and is killed at every step on the other backend.
+const ELSEWHERE: &str = "undelete";
+
+const REFUSED: &str = "thin.create.refused";
+
+#[test]
+fn every_step_of_the_pool_is_tested_here() {
+    let within = WITHIN.iter().chain(MENDING).flat_map(|(_, steps)| *steps);
+    let others = [MAKING, STARTING, STOPPING, GROWING, &[REFUSED]].concat();
+    let tested: Vec<_> = within.chain(&others).collect();
+    for step in BackendStep::ALL {
+        let name = step.name();
+        let at = |failpoint: &str| failpoint.split('@').next() == Some(name);
+        assert!(tested.iter().any(|failpoint| at(failpoint)), "{name} is not tested");
+    }
+    for operation in OPERATIONS.iter().filter(|operation| operation.name != ELSEWHERE) {
+        assert!(WITHIN.iter().any(|(name, _)| *name == operation.name), "{}", operation.name);
+    }
+    for step in Step::ALL.iter().filter(|step| operation_of(**step) != ELSEWHERE) {
+        assert!(WITHIN.iter().any(|(name, _)| *name == operation_of(*step)), "{}", step.name());
+    }
+}
+
+/// Boots a host and runs the tests of this module there whose names begin so.
+#[track_caller]
+fn in_a_host(tests: &str) {
+    let lab = Lab::new();
+    let host = lab.host("a").memory(3072).modules(&["dm-thin-pool", "loop", "xfs"]).boot();
+    host.run_tests_one_by_one(&format!("crash::in_lab::{tests}"));
+}
+
+/// Each of these boots a host, so that two run at once and none takes too long.
+macro_rules! hosts {
+    ($($test:ident => $tests:literal),* $(,)?) => {$(
+        #[test]
+        fn $test() {
+            in_a_host($tests);
+        }
+    )*};
+}
+
+hosts! {
+    creating_survives_kills => "create_",
+    cloning_survives_kills => "clone_operation",
+    cloning_survives_kills_in_the_pool => "clone_in_the_pool",
+    snapshots_survive_kills => "snapshot_",
+    deleting_snapshots_survives_kills => "delete_snapshot",
+    restoring_survives_kills => "restore_operation",
+    restoring_survives_kills_in_the_pool => "restore_in_the_pool",
+    growing_survives_kills => "grow_",
+    mounting_survives_kills => "mount_",
+    renaming_survives_kills => "rename_",
+    deleting_survives_kills => "delete_volume",
+    beginning_a_pool_survives_kills => "pool_is_begun",
+    finishing_a_pool_survives_kills => "pool_is_finished",
+    starting_a_pool_survives_kills => "pool_is_started",
+    mending_a_pool_survives_kills => "pool_is_mended",
+    growing_a_pool_survives_kills => "pool_grows",
+}
+
+mod in_lab {
+    use super::*;
+
+    fn engine_steps(name: &str) -> Vec<&'static str> {
+        steps_of(operations::find(name)).collect()
+    }
+
+    fn pool_steps(name: &str) -> &'static [&'static str] {
+        WITHIN.iter().find(|(operation, _)| *operation == name).expect("known").1
+    }
+
+    fn kill(name: &str, failpoints: &[&str]) {
+        assert_inside();
+        kill_at_each(&THIN, operations::find(name), failpoints.iter().copied());
+    }
+
+    fn kill_everywhere(name: &str) {
+        kill(name, &[&engine_steps(name)[..], pool_steps(name)].concat());
+    }
+
+    macro_rules! operations {
+        ($($test:ident => $kills:expr),* $(,)?) => {$(
+            #[test]
+            fn $test() {
+                $kills
+            }
+        )*};
+    }
+
+    operations! {
+        create_of_a_volume => kill_everywhere("create"),
+        clone_operation => kill("clone", &engine_steps("clone")),
+        clone_in_the_pool => kill("clone", pool_steps("clone")),
+        snapshot_of_a_mounted_volume => kill_everywhere("snapshot"),
+        delete_snapshot => kill_everywhere("delete-snapshot"),
+        restore_operation => kill("restore", &engine_steps("restore")),
+        restore_in_the_pool => kill("restore", pool_steps("restore")),
+        grow_while_mounted => kill_everywhere("grow"),
+        mount_of_a_volume => kill_everywhere("mount"),
+        mount_of_a_read_only_volume => kill_everywhere("mount-read-only"),
+        mount_undone => kill_everywhere("unmount"),
+        delete_volume => kill_everywhere("delete"),
+        rename_of_a_volume => kill_everywhere("rename"),
+    }
+
+    /// A thin device that somebody else has made is never taken for ours.
+    #[test]
+    fn create_finds_its_number_taken() {
+        assert_inside();
+        let host = Host::new();
+        let mut daemon = launch(&host).start(&host);
+        // Its answer says that the pool is there.
+        assert_eq!(daemon.plugin().list(), Vec::<String>::new());
+        pool::message("create_thin 1");
+        daemon.terminate();
+        // The start finds that one. Another is made after it.
+        let mut daemon = launch(&host).failpoint(&armed(REFUSED, "kill")).start(&host);
+        assert_eq!(daemon.plugin().list(), Vec::<String>::new());
+        pool::message("create_thin 2");
+        daemon.plugin().create("data", &[("size", "64M")]).expect_err("it is killed");
+        assert_killed(&mut daemon, REFUSED);
+        daemon.start_again();
+        daemon.plugin().create("data", &[("size", "64M")]).unwrap();
+        assert_eq!(pool::thin_ids(), [0, 1, 2, 3]);
+        daemon.plugin().remove("data").unwrap();
+        assert_eq!(pool::thin_ids(), [0, 1, 2]);
+        daemon.terminate();
+    }
+
+    #[test]
+    fn pool_is_begun() {
+        make_pools(&MAKING[..MAKING.len() / 2]);
+    }
+
+    #[test]
+    fn pool_is_finished() {
+        make_pools(&MAKING[MAKING.len() / 2..]);
+    }
+
+    fn make_pools(failpoints: &[&str]) {
+        assert_inside();
+        for failpoint in failpoints {
+            eprintln!("--- the making of a pool is killed at {failpoint}");
+            let host = Host::new();
+            let mut daemon = launch(&host).failpoint(&armed(failpoint, "kill")).spawn(&host);
+            assert_killed(&mut daemon, failpoint);
+            daemon.start_again();
+            assert_usable_and_stop(&host, daemon);
+        }
+    }
+
+    #[test]
+    fn pool_is_started_and_stopped() {
+        assert_inside();
+        let host = Host::new();
+        launch(&host).start(&host).terminate();
+        for failpoint in STARTING {
+            eprintln!("--- the start is killed at {failpoint}");
+            let mut daemon = launch(&host).failpoint(&armed(failpoint, "kill")).spawn(&host);
+            assert_killed(&mut daemon, failpoint);
+            daemon.start_again();
+            assert_usable_and_stop(&host, daemon);
+        }
+        for failpoint in STOPPING {
+            eprintln!("--- the stop is killed at {failpoint}");
+            let mut daemon = launch(&host).failpoint(&armed(failpoint, "kill")).start(&host);
+            daemon.ask_to_end();
+            assert_killed(&mut daemon, failpoint);
+            daemon.start_again();
+            assert_usable_and_stop(&host, daemon);
+        }
+    }
+
+    #[test]
+    fn pool_is_mended_at_the_start() {
+        assert_inside();
+        let host = Host::new();
+        launch(&host).start(&host).terminate();
+        for (first, seconds) in MENDING {
+            for second in *seconds {
+                eprintln!("--- killed at {first}, and the start at {second}");
+                let mut daemon = launch(&host).failpoint(&armed(first, "kill")).start(&host);
+                daemon.plugin().create("data", &[("size", "64M")]).expect_err("it is killed");
+                assert_killed(&mut daemon, first);
+                let mut daemon = launch(&host).failpoint(&armed(second, "kill")).spawn(&host);
+                assert_killed(&mut daemon, second);
+                daemon.start_again();
+                assert_usable_and_stop(&host, daemon);
+            }
+        }
+    }
+
+    #[test]
+    fn pool_grows_under_a_container() {
+        assert_inside();
+        for failpoint in GROWING {
+            eprintln!("--- the growth of a pool is killed at {failpoint}");
+            let host = Host::new();
+            let small = || launch_sized(&host, SMALL.0);
+            let mut daemon = small().start(&host);
+            daemon.plugin().create(BYSTANDER, &[("size", "512M")]).unwrap();
+            let directory = daemon.plugin().mount(BYSTANDER, "bystander").unwrap();
+            let container = Container::start(&host.inside(directory.join("written")));
+            daemon.terminate();
+            let mut daemon = small().failpoint(&armed(failpoint, "kill")).start(&host);
+            // Until little of the pool is free, and it grows.
+            let file = directory.join("large");
+            let of = format!("of={}", file.to_str().unwrap());
+            host.run("dd", &["if=/dev/urandom", &of, "bs=1M", "count=180", "conv=fsync"]);
+            assert_killed(&mut daemon, failpoint);
+            daemon.start_again();
+            container.assert_goes_on(failpoint);
+            wait::until_true("the pool has grown", || pool::data_chunks() > SMALL.1);
+            container.stop();
+            daemon.plugin().unmount(BYSTANDER, "bystander").unwrap();
+            daemon.plugin().remove(BYSTANDER).unwrap();
+            daemon.terminate();
+            pool::assert_stopped_and_sound(&host);
+        }
+    }
+
+    /// A volume can be made, written and removed; then the daemon ends.
+    #[track_caller]
+    fn assert_usable_and_stop(host: &Host, mut daemon: Daemon<'_>) {
+        let plugin = daemon.plugin();
+        plugin.create(BYSTANDER, &[("size", "64M")]).unwrap();
+        let mountpoint = plugin.mount(BYSTANDER, "bystander").unwrap();
+        daemon.write(mountpoint.join("file"), "text");
+        assert_pool_has_only(&daemon, 1);
+        remove_all_but(&[], &daemon, host);
+        assert_only(&THIN, &daemon, host, &[]);
+        daemon.terminate();
+        pool::assert_stopped_and_sound(host);
+    }
+}
