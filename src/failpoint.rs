@@ -151,8 +151,9 @@ enum Action {
 #[derive(Debug)]
 struct Failpoint {
     action: Action,
-    /// How many times it is passed before it acts.
-    passes: AtomicU32,
+    /// At which time that it is reached it acts; at each if none is given.
+    time: Option<u32>,
+    reached: AtomicU32,
 }
 
 static ARMED: OnceLock<HashMap<&'static str, Failpoint>> = OnceLock::new();
@@ -160,8 +161,8 @@ static ARMED: OnceLock<HashMap<&'static str, Failpoint>> = OnceLock::new();
 /// Arms the failpoints that `text` names. Called once, at start.
 ///
 /// # Errors
-/// A name that is not a step, or an action that is not `kill`, `error` or `delay:MILLISECONDS`. After
-/// `kill@N` and `error@N` the failpoint acts when it is reached for the `N`th time.
+/// A name that is not a step, or an action that is not `kill`, `error` or `delay:MILLISECONDS`, each
+/// perhaps with `@N`: then it acts only when it is reached for the `N`th time.
 pub fn arm(text: &str) -> Result<()> {
     let mut armed = HashMap::new();
     let steps = Step::ALL.iter().map(|step| step.name());
@@ -173,8 +174,12 @@ pub fn arm(text: &str) -> Result<()> {
             .iter()
             .find(|step| **step == name)
             .ok_or_else(|| wrong("there is no such step"))?;
-        let (action, time) = action.split_once('@').unwrap_or((action, "1"));
-        let time: u32 = time.parse().map_err(|_| wrong("@ and a number"))?;
+        let (action, time) = match action.split_once('@') {
+            None => (action, None),
+            Some((action, time)) => {
+                (action, Some(time.parse().map_err(|_| wrong("a number follows @"))?))
+            }
+        };
         let action = match action.split_once(':') {
             None if action == "kill" => Action::Kill,
             None if action == "error" => Action::Fail,
@@ -183,8 +188,7 @@ pub fn arm(text: &str) -> Result<()> {
             }
             _ => return Err(wrong("the action is kill, error or delay:MILLISECONDS")),
         };
-        let passes = AtomicU32::new(time.saturating_sub(1));
-        armed.insert(*step, Failpoint { action, passes });
+        armed.insert(*step, Failpoint { action, time, reached: AtomicU32::new(0) });
     }
     ARMED.set(armed).map_err(|_| Error::internal("failpoints were armed twice"))
 }
@@ -192,10 +196,8 @@ pub fn arm(text: &str) -> Result<()> {
 /// What is to happen at `step` now, if anything is.
 fn due(step: &str) -> Option<Action> {
     let failpoint = ARMED.get()?.get(step)?;
-    let passed = failpoint
-        .passes
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |passes| passes.checked_sub(1));
-    passed.is_err().then_some(failpoint.action)
+    let now = failpoint.reached.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+    failpoint.time.is_none_or(|time| time == now).then_some(failpoint.action)
 }
 
 fn kill_this_process(step: &str) {

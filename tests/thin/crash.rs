@@ -1,5 +1,8 @@
 //! The daemon is killed after every step of every operation on a thin pool, the pool's own steps
-//! included, while containers write; and while it makes a pool, starts, stops and grows one.
+//! included, while containers write; and while it makes a pool, starts, stops and grows one. The pool's
+//! own steps also fail.
+
+use std::path::PathBuf;
 
 use holdfast::failpoint::{BackendStep, Step};
 
@@ -7,7 +10,7 @@ use super::driver::{
     BYSTANDER, Container, Place, armed, assert_killed, assert_only, kill_at_each, operation_of,
     remove_all_but, steps_of,
 };
-use super::operations::{self, OPERATIONS};
+use super::operations::{self, OPERATIONS, Operation, SUBJECT};
 use super::pool::{self, launch, launch_sized};
 use crate::common::daemon::Daemon;
 use crate::common::host::Host;
@@ -251,6 +254,7 @@ hosts! {
     starting_a_pool_survives_kills => "pool_is_started",
     mending_a_pool_survives_kills => "pool_is_mended",
     growing_a_pool_survives_kills => "pool_grows",
+    failures_leave_nothing => "failures_",
 }
 
 mod in_lab {
@@ -298,19 +302,71 @@ mod in_lab {
         rename_of_a_volume => kill_everywhere("rename"),
     }
 
+    /// Lets each of these steps fail once, in the order in which the operation comes to them, until it
+    /// succeeds.
+    fn fail_at_each(operation: &Operation, steps: &[&str]) {
+        let host = Host::new();
+        let mut daemon = launch(&host).start(&host);
+        // Attached, so that the pool stays active while the daemon is started again.
+        daemon.plugin().create(BYSTANDER, &[("size", "64M")]).unwrap();
+        daemon.plugin().mount(BYSTANDER, "bystander").unwrap();
+        (operation.prepare)(&daemon);
+        let container = operation.in_use.then(|| {
+            let mountpoint = PathBuf::from(daemon.plugin().path(SUBJECT).unwrap());
+            Container::start(&host.inside(mountpoint.join("written")))
+        });
+        daemon.terminate();
+        let armed: Vec<_> = steps.iter().map(|step| format!("{step}=error@1")).collect();
+        let mut daemon = launch(&host).failpoint(&armed.join(",")).start(&host);
+        let mut failures = Vec::new();
+        while let Err(error) = (operation.run)(&daemon) {
+            if operation.already.iter().any(|word| error.contains(word)) {
+                break;
+            }
+            let known = steps.iter().any(|step| error.contains(&format!("failpoint {step}")));
+            assert!(known, "{} failed otherwise: {error}", operation.name);
+            if let Some(container) = &container {
+                container.assert_goes_on(&error);
+            }
+            failures.push(error);
+            assert!(failures.len() <= steps.len(), "{failures:#?}");
+        }
+        assert!(!failures.is_empty(), "{} passed all of {steps:?}", operation.name);
+        if let Some(container) = container {
+            container.stop();
+        }
+        // What was said of the failures is not said for ever.
+        daemon.terminate();
+        daemon.start_again();
+        (operation.check)(&daemon, &host, &THIN);
+        remove_all_but(&[], &daemon, &host);
+        assert_only(&THIN, &daemon, &host, &[]);
+        daemon.terminate();
+        pool::assert_stopped_and_sound(&host);
+    }
+
+    #[test]
+    fn failures_of_the_pool() {
+        assert_inside();
+        for (name, steps) in WITHIN {
+            eprintln!("--- {name} fails in the pool");
+            let steps: Vec<_> = steps.iter().copied().filter(|step| !step.contains('@')).collect();
+            fail_at_each(operations::find(name), &steps);
+        }
+    }
+
     /// A thin device that somebody else has made is never taken for ours.
     #[test]
     fn create_finds_its_number_taken() {
         assert_inside();
         let host = Host::new();
         let mut daemon = launch(&host).start(&host);
-        // Its answer says that the pool is there.
-        assert_eq!(daemon.plugin().list(), Vec::<String>::new());
+        wait_for_the_pool(&daemon);
         pool::message("create_thin 1");
         daemon.terminate();
         // The start finds that one. Another is made after it.
         let mut daemon = launch(&host).failpoint(&armed(REFUSED, "kill")).start(&host);
-        assert_eq!(daemon.plugin().list(), Vec::<String>::new());
+        wait_for_the_pool(&daemon);
         pool::message("create_thin 2");
         daemon.plugin().create("data", &[("size", "64M")]).expect_err("it is killed");
         assert_killed(&mut daemon, REFUSED);
@@ -344,11 +400,22 @@ mod in_lab {
         }
     }
 
+    fn make_and_stop(host: &Host) {
+        let mut daemon = launch(host).start(host);
+        wait_for_the_pool(&daemon);
+        daemon.terminate();
+    }
+
+    /// The daemon answers some requests before it has the pool, but not this one.
+    fn wait_for_the_pool(daemon: &Daemon<'_>) {
+        assert_eq!(daemon.plugin().list(), Vec::<String>::new());
+    }
+
     #[test]
     fn pool_is_started_and_stopped() {
         assert_inside();
         let host = Host::new();
-        launch(&host).start(&host).terminate();
+        make_and_stop(&host);
         for failpoint in STARTING {
             eprintln!("--- the start is killed at {failpoint}");
             let mut daemon = launch(&host).failpoint(&armed(failpoint, "kill")).spawn(&host);
@@ -359,6 +426,7 @@ mod in_lab {
         for failpoint in STOPPING {
             eprintln!("--- the stop is killed at {failpoint}");
             let mut daemon = launch(&host).failpoint(&armed(failpoint, "kill")).start(&host);
+            wait_for_the_pool(&daemon);
             daemon.ask_to_end();
             assert_killed(&mut daemon, failpoint);
             daemon.start_again();
@@ -370,7 +438,7 @@ mod in_lab {
     fn pool_is_mended_at_the_start() {
         assert_inside();
         let host = Host::new();
-        launch(&host).start(&host).terminate();
+        make_and_stop(&host);
         for (first, seconds) in MENDING {
             for second in *seconds {
                 eprintln!("--- killed at {first}, and the start at {second}");

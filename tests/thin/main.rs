@@ -13,3 +13,4 @@ mod driver;
 #[path = "../crash/operations.rs"]
 mod operations;
 mod pool;
+mod power;

@@ -106,6 +106,14 @@ pub(crate) struct Job<'h> {
 }
 
 impl Job<'_> {
+    /// What it left, if it has ended by itself. To be asked no more after that.
+    #[track_caller]
+    pub(crate) fn ended(&self) -> Option<Output> {
+        let code = self.answer.try_wait()?;
+        let (stdout, stderr) = (printed(&self.dir, "stdout"), printed(&self.dir, "stderr"));
+        Some(Output { code, stdout, stderr })
+    }
+
     /// Waits for its end. If that does not come in time, the host is killed.
     #[track_caller]
     pub(crate) fn wait(&self) -> Output {

@@ -20,6 +20,11 @@ pub(super) enum NoAnswer {
 pub(super) struct Answer(Receiver<i32>);
 
 impl Answer {
+    /// The answer, if it has come.
+    pub(super) fn try_wait(&self) -> Option<i32> {
+        self.0.try_recv().ok()
+    }
+
     pub(super) fn wait(&self, limit: Duration) -> Result<i32, NoAnswer> {
         self.0.recv_timeout(limit).map_err(|error| match error {
             RecvTimeoutError::Timeout => NoAnswer::InTime,
