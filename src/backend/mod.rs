@@ -362,16 +362,16 @@ pub struct PoolInfo {
     pub state: PoolState,
     /// What it lies on.
     pub location: String,
-    /// The unit in which it gives out room, in bytes.
-    pub chunk_size: ByteSize,
+    /// The unit in which it gives out room, in bytes; none if that cannot be told.
+    pub chunk_size: Option<ByteSize>,
     /// Room for data; none if the pool cannot be asked.
     pub data: Option<PoolLevel>,
     /// Room for metadata; none if the pool cannot be asked.
     pub metadata: Option<PoolLevel>,
     /// Whether it becomes larger by itself when little is free.
     pub grows: bool,
-    /// Volumes and snapshots in it.
-    pub devices: usize,
+    /// Volumes, snapshots and earlier contents in it; none if the pool cannot be asked.
+    pub devices: Option<usize>,
     /// What an administrator should know or mend, as sentences.
     pub warnings: Vec<String>,
 }

@@ -2,11 +2,13 @@
 
 use async_trait::async_trait;
 
-use super::pool::Pool;
+use super::pool::{Opened, Pool};
+use super::records::ThinState;
 use super::status::{Level, METADATA_BLOCK, Mode, PoolStatus};
-use super::{QUICK, SLOW, State, ThinBackend, repair};
-use crate::backend::{BackendStatus, PoolCheck, PoolInfo, PoolLevel, PoolState, Pooled};
-use crate::error::{Error, Result};
+use super::{QUICK, SLOW, State, ThinBackend, ThinConfig, repair, told};
+use crate::backend::{BackendStatus, Expected, PoolCheck, PoolInfo, PoolLevel, PoolState, Pooled};
+use crate::error::{Error, ErrorKind, Result};
+use crate::linux::blocking;
 use crate::model::Outcome;
 use crate::units::ByteSize;
 
@@ -24,7 +26,14 @@ impl Pool {
     }
 
     fn info(&self) -> Result<PoolInfo> {
-        let status = self.status()?;
+        let status = match self.status() {
+            Ok(status) => status,
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let uuid = Some(self.names.pool_uuid());
+                return Ok(PoolInfo { uuid, ..damaged_info(&self.config, &error) });
+            }
+            Err(error) => return Err(error),
+        };
         let level = |level: Level, unit: u64| PoolLevel {
             used: level.used.saturating_mul(unit),
             total: level.total.saturating_mul(unit),
@@ -37,11 +46,11 @@ impl Pool {
                 Mode::ReadOnly => PoolState::ReadOnly,
             },
             location: self.config.storage.to_string(),
-            chunk_size: self.chunk_size(),
+            chunk_size: Some(self.chunk_size()),
             data: Some(level(status.data, self.chunk_size().bytes())),
             metadata: Some(level(status.metadata, METADATA_BLOCK)),
             grows: self.can_grow()?,
-            devices: self.index().thins().count(),
+            devices: Some(self.index().thins().count()),
             warnings: self.warnings(&status),
         })
     }
@@ -88,58 +97,93 @@ impl Pool {
 
     /// Reads all metadata of the active pool.
     fn check(&self) -> Result<PoolCheck> {
-        let status = self.status()?;
+        let status = match self.status() {
+            Ok(status) => status,
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                return Ok(unsound(vec![error.full_message()]));
+            }
+            Err(error) => return Err(error),
+        };
         let mut findings = self.warnings(&status);
-        let mut advice = Vec::new();
-        let read = match status.mode {
-            // A metadata snapshot cannot be reserved then.
-            Mode::ReadOnly => Err(Error::corrupt("the pool is read-only")),
-            _ => self.usage(),
-        };
-        let sound = match read {
-            Ok(devices) => {
-                findings
-                    .insert(0, format!("all metadata of {} thin devices is sound", devices.len()));
-                for (id, thin) in self.index().thins() {
-                    if !devices.contains_key(&id) {
-                        findings.push(format!("the pool has lost {:?}", thin.owner));
-                    }
-                }
-                !status.needs_check
-            }
-            Err(error) => {
-                findings.push(error.full_message());
-                false
-            }
-        };
-        if !sound {
-            advice.extend(repair::advice());
+        // A metadata snapshot cannot be reserved then.
+        if status.mode == Mode::ReadOnly {
+            return Ok(unsound(findings));
         }
-        Ok(PoolCheck { sound, findings, advice })
+        let devices = match self.usage() {
+            Ok(devices) => devices,
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                findings.insert(0, error.full_message());
+                return Ok(unsound(findings));
+            }
+            Err(error) => return Err(error),
+        };
+        let lost: Vec<String> = self
+            .index()
+            .thins()
+            .filter(|(id, thin)| thin.state == ThinState::Ready && !devices.contains_key(id))
+            .map(|(_, thin)| format!("the pool has lost {}", thin.owner))
+            .collect();
+        if status.needs_check || !lost.is_empty() {
+            findings.extend(lost);
+            return Ok(unsound(findings));
+        }
+        findings.insert(0, format!("the metadata of all {} thin devices is sound", devices.len()));
+        Ok(PoolCheck { sound: true, findings, advice: Vec::new() })
+    }
+}
+
+fn damaged_info(config: &ThinConfig, why: &Error) -> PoolInfo {
+    PoolInfo {
+        uuid: None,
+        state: PoolState::Damaged,
+        location: config.storage.to_string(),
+        chunk_size: None,
+        data: None,
+        metadata: None,
+        grows: false,
+        devices: None,
+        warnings: vec![told(why)],
+    }
+}
+
+fn unsound(findings: Vec<String>) -> PoolCheck {
+    PoolCheck { sound: false, findings, advice: repair::advice() }
+}
+
+/// Reads all metadata of a pool that was found damaged, again: somebody may have mended it.
+async fn check_damaged(config: ThinConfig, expected: Expected, why: Error) -> Result<PoolCheck> {
+    let open = move || Opened::new(config, &expected);
+    let opened = match blocking::run("opening the pool", QUICK, open).await {
+        Ok(opened) => opened,
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            return Ok(unsound(vec![error.full_message()]));
+        }
+        Err(error) => return Err(error),
+    };
+    // What volumes are attached to cannot be read safely.
+    let checked = match opened.is_active {
+        true => Err(why),
+        false => opened.check().await,
+    };
+    blocking::run("closing the pool", QUICK, move || opened.close()).await?.ignore();
+    match checked {
+        Ok(()) => Ok(PoolCheck {
+            sound: true,
+            findings: vec!["the metadata is sound now".to_owned()],
+            advice: vec!["run `holdfast pool repair`: it takes the pool into use again".to_owned()],
+        }),
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(unsound(vec![error.full_message()])),
+        Err(error) => Err(error),
     }
 }
 
 #[async_trait]
 impl Pooled for ThinBackend {
     async fn inspect_pool(&self) -> Result<PoolInfo> {
-        let damaged = match &*self.state() {
-            State::Damaged(error) => Some(PoolInfo {
-                uuid: None,
-                state: PoolState::Damaged,
-                location: self.config.storage.to_string(),
-                chunk_size: self.config.chunk_size,
-                data: None,
-                metadata: None,
-                grows: false,
-                devices: 0,
-                warnings: vec![error.full_message()],
-            }),
-            _ => None,
-        };
-        match damaged {
-            Some(info) => Ok(info),
-            None => self.run("looking at the pool", QUICK, Pool::info).await,
+        if let State::Damaged(error) = &*self.state() {
+            return Ok(damaged_info(&self.config, error));
         }
+        self.run("looking at the pool", QUICK, Pool::info).await
     }
 
     async fn grow_pool(&self, size: Option<ByteSize>) -> Result<Outcome> {
@@ -148,13 +192,11 @@ impl Pooled for ThinBackend {
 
     async fn check_pool(&self) -> Result<PoolCheck> {
         let damaged = match &*self.state() {
-            State::Damaged(error) => Some(error.full_message()),
+            State::Damaged(error) => Some(error.again()),
             _ => None,
         };
         match damaged {
-            Some(why) => {
-                Ok(PoolCheck { sound: false, findings: vec![why], advice: repair::advice() })
-            }
+            Some(why) => check_damaged(self.config.clone(), self.expected.clone(), why).await,
             None => self.run("checking the pool", SLOW, Pool::check).await,
         }
     }

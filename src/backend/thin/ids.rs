@@ -10,6 +10,7 @@ use std::sync::PoisonError;
 
 use super::pool::Pool;
 use super::records::{Edit, Owner, RECORDS_ID, Records, Thin, ThinState};
+use super::status::Mode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::BackendStep;
 use crate::id::{ThinId, VolumeUuid};
@@ -249,7 +250,13 @@ impl Pool {
     /// records.
     pub(super) fn reconcile(&self) -> Result<()> {
         let mut ledger = self.lock_ledger();
-        let counted = self.status()?.transaction;
+        let status = self.status()?;
+        // Nothing can be changed, but what is attached can be used and detached.
+        if status.mode == Mode::ReadOnly {
+            tracing::warn!("the pool is read-only; it was not compared with its records");
+            return Ok(());
+        }
+        let counted = status.transaction;
         if counted + 1 == ledger.transaction {
             let (before, after) = (counted, ledger.transaction);
             let step = BackendStep::PoolCount;

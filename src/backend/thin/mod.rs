@@ -119,6 +119,14 @@ enum State {
     Closed,
 }
 
+impl State {
+    fn watched(pool: Pool) -> Self {
+        let pool = Arc::new(pool);
+        watch::begin(&pool);
+        Self::Active(pool)
+    }
+}
+
 impl ThinBackend {
     /// Activates the pool, or makes it if its storage is blank. A pool that is damaged is left alone,
     /// and every call is told why.
@@ -132,9 +140,7 @@ impl ThinBackend {
             Ok(pool) => {
                 // From now on it is this pool and no other.
                 expected = Expected::Storage(pool.names.storage());
-                let pool = Arc::new(pool);
-                watch::begin(&pool);
-                State::Active(pool)
+                State::watched(pool)
             }
             Err(error) if error.kind() == ErrorKind::Corrupt => State::Damaged(error),
             Err(error) => return Err(error),
@@ -146,11 +152,12 @@ impl ThinBackend {
         match &*self.state() {
             State::Active(pool) => Ok(Arc::clone(pool)),
             State::Damaged(error) => Err(error.again()),
-            State::Closed => Err(Error::unavailable("the pool is closed")),
+            State::Closed => Err(closed()),
         }
     }
 
-    /// Takes the pool away from everybody, once the work on it is done. `None` if there is none to take.
+    /// Takes the pool away from everybody, once the work on it is done. `None` if there is none to
+    /// take.
     ///
     /// # Errors
     /// `Busy` if work on it does not end; the pool stays in use then.
@@ -222,6 +229,18 @@ pub async fn resume_interrupted(storage: ThinStorage) -> Result<Outcome> {
         .await
 }
 
+/// An error and its way out as one sentence.
+fn told(error: &Error) -> String {
+    match error.hint_text() {
+        Some(hint) => format!("{}; {hint}", error.full_message()),
+        None => error.full_message(),
+    }
+}
+
+fn closed() -> Error {
+    Error::unavailable("the pool is closed: it is being mended, or the daemon stops")
+}
+
 fn check_chunk_size(size: ByteSize) -> Result<()> {
     const SMALLEST: u64 = 64 << 10;
     const LARGEST: u64 = 1 << 30;
@@ -256,6 +275,13 @@ impl Backend for ThinBackend {
     }
 
     async fn status(&self) -> Result<BackendStatus> {
+        if let State::Damaged(error) = &*self.state() {
+            return Ok(BackendStatus {
+                location: self.config.storage.to_string(),
+                warnings: vec![told(error)],
+                ..BackendStatus::default()
+            });
+        }
         self.run("asking the pool", QUICK, Pool::backend_status).await
     }
 
@@ -283,6 +309,10 @@ impl Backend for ThinBackend {
     }
 
     async fn detach(&self, locator: Locator) -> Result<Outcome> {
+        if matches!(*self.state(), State::Damaged(_)) {
+            let detach = move || volume::detach_from_damaged(locator);
+            return blocking::run("detaching from a damaged pool", QUICK, detach).await;
+        }
         self.change(locator.volume, "the detachment", move |pool| pool.detach(locator)).await
     }
 

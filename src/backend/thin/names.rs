@@ -26,16 +26,13 @@ impl Names {
 
     /// What the uuids of all of the pool's devices begin with.
     pub(super) fn prefix(self) -> String {
-        format!("HOLDFAST-{}-", self.0.uuid().simple())
+        format!("{OURS}{}-", self.0.uuid().simple())
     }
 
     fn identity(self, what: &str) -> Identity {
         let pool = self.0.uuid().simple().to_string();
         let short: String = pool.chars().take(12).collect();
-        Identity {
-            name: format!("holdfast-{short}-{what}"),
-            uuid: format!("HOLDFAST-{pool}-{what}"),
-        }
+        Identity { name: format!("holdfast-{short}-{what}"), uuid: format!("{OURS}{pool}-{what}") }
     }
 
     /// The part of the storage that holds the pool's metadata.
@@ -69,6 +66,15 @@ impl Names {
     }
 }
 
+/// What the uuid of every device of ours begins with, whatever its pool.
+pub(super) const OURS: &str = "HOLDFAST-";
+
+/// Whether a device of ours is this volume's generation, of whatever pool: volumes of all pools have
+/// uuids of their own.
+pub(super) fn is_volume(device: &Identity, locator: Locator) -> bool {
+    device.uuid.ends_with(&format!("-{}.{}", locator.volume, locator.generation))
+}
+
 #[cfg(test)]
 mod tests {
     use uuid::Uuid;
@@ -95,6 +101,9 @@ mod tests {
             assert!(all[..at].iter().all(|other| other.uuid != identity.uuid));
             assert!(all[..at].iter().all(|other| other.name != identity.name));
         }
+        assert!(is_volume(&all[4], locator(Generation::FIRST)));
+        assert!(!is_volume(&all[5], locator(Generation::FIRST)));
+        assert!(!is_volume(&all[2], locator(Generation::FIRST)));
         let other = Names::new(PoolUuid::from_uuid(Uuid::from_u128(8)));
         assert!(!other.pool().uuid.starts_with(&names.prefix()));
     }

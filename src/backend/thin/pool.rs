@@ -10,7 +10,7 @@ use super::header::{Header, Progress};
 use super::ids::{Index, Ledger};
 use super::names::Names;
 use super::records::{RECORDS_ID, RECORDS_SIZE, Records};
-use super::status::{METADATA_BLOCK, PoolStatus};
+use super::status::{METADATA_BLOCK, Mode, PoolStatus};
 use super::storage::{Area, Found, Storage};
 use super::{ThinConfig, ThinStorage};
 use crate::backend::Expected;
@@ -67,16 +67,12 @@ impl Pool {
         let open = move || Opened::new(config, &expected);
         let opened = blocking::run("opening the pool", QUICK, open).await?;
         // An active pool changes its metadata, and was checked when it was activated.
-        if !opened.is_active && opened.header.progress == Progress::Made {
-            let device = opened.metadata_path()?;
-            check_thin_metadata(&device).await.map_err(|error| {
-                error
-                    .context(format!(
-                        "the metadata of pool {} is not sound, and the pool is not activated",
-                        opened.names.pool_uuid()
-                    ))
-                    .hint("see: holdfast pool check")
-            })?;
+        if !opened.is_active
+            && opened.header.progress == Progress::Made
+            && let Err(error) = opened.check().await
+        {
+            blocking::run("closing the pool", QUICK, move || opened.close()).await?.ignore();
+            return Err(error.hint("see: holdfast pool check"));
         }
         blocking::run("activating the pool", QUICK, move || opened.activate()).await
     }
@@ -187,26 +183,17 @@ impl Pool {
 impl Pool {
     /// The devices of volumes that are attached.
     pub(super) fn attached(&self) -> Result<Vec<Mapped>> {
-        let own = self.names.own();
-        let mut devices = self.mapper.list(&self.names.prefix())?;
-        devices.retain(|device| !own.contains(&device.identity));
-        Ok(devices)
+        attached(&self.mapper, self.names)
     }
 
     /// Takes the pool and what lies below it out of the kernel, if no volume is attached.
     pub(super) fn deactivate(self) -> Result<Outcome> {
-        let attached = self.attached()?;
         let Self { mapper, names, ledger, storage, .. } = self;
         // Closes the records.
         drop(ledger);
-        if !attached.is_empty() {
-            return Ok(Outcome::Unchanged);
-        }
-        for identity in names.own() {
-            mapper.remove(&identity.uuid)?.ignore();
-        }
+        let removed = remove_unless_attached(&mapper, names, &names.own());
         drop(storage);
-        Ok(Outcome::Changed)
+        removed
     }
 }
 
@@ -259,7 +246,61 @@ impl Opened {
         metadata_path(&self.mapper, self.names)
     }
 
+    /// Reads all metadata of a pool that is not active.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is not sound, or a change of it has failed since it was last checked.
+    pub(super) async fn check(&self) -> Result<()> {
+        let device = self.metadata_path()?;
+        let pool = self.names.pool_uuid();
+        check_thin_metadata(&device).await.map_err(|error| {
+            error.context(format!(
+                "the metadata of pool {pool} is not sound, and the pool is not activated"
+            ))
+        })?;
+        let read = move || Metadata::open(&device).map(|read| read.superblock().needs_check);
+        match blocking::run("reading the pool's superblock", QUICK, read).await? {
+            false => Ok(()),
+            true => Err(Error::corrupt(format!(
+                "the metadata of pool {pool} has to be checked because a change of it has failed \
+                 (needs_check), and the pool is not activated"
+            ))),
+        }
+    }
+
+    /// Takes out of the kernel what lies below the pool, and the pool, if no volume is attached.
+    pub(super) fn close(self) -> Result<Outcome> {
+        remove_unless_attached(&self.mapper, self.names, &self.names.own())
+    }
+
+    /// Takes the pool out of the kernel, and leaves what it lies on.
+    ///
+    /// # Errors
+    /// `InUse` while a volume is attached.
+    pub(super) fn stop_pool(&mut self) -> Result<()> {
+        let above = [self.names.records(), self.names.pool()];
+        match remove_unless_attached(&self.mapper, self.names, &above)? {
+            Outcome::Unchanged => Err(in_use(&attached(&self.mapper, self.names)?)),
+            Outcome::Changed => {
+                self.is_active = false;
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes the pool one that works. What was activated for one that does not is taken back.
     fn activate(self) -> Result<Pool> {
+        let names = self.names;
+        self.start().inspect_err(|_| {
+            let removed = DeviceMapper::open()
+                .and_then(|mapper| remove_unless_attached(&mapper, names, &names.own()));
+            if let Err(error) = removed {
+                tracing::warn!("{}", error.full_message());
+            }
+        })
+    }
+
+    fn start(self) -> Result<Pool> {
         let Self { mapper, names, config, storage, mut header, .. } = self;
         let chunk = header.chunk_size;
         let metadata = names.metadata();
@@ -275,7 +316,8 @@ impl Opened {
         }
         let can_grow = storage.room_below()?.is_some();
         show_pool(&mapper, names, &config, chunk, can_grow)?.ignore();
-        if status(&mapper, names)?.holds_metadata_snapshot {
+        let now = status(&mapper, names)?;
+        if now.holds_metadata_snapshot && now.mode != Mode::ReadOnly {
             let pool = names.pool();
             mapper.message(&pool.uuid, "release_metadata_snap", BackendStep::ThinReadRelease)?;
         }
@@ -337,6 +379,37 @@ fn resume_suspended(mapper: &DeviceMapper, names: Names) -> Result<Outcome> {
         }
     }
     Ok(outcome)
+}
+
+/// The devices of volumes that are attached.
+fn attached(mapper: &DeviceMapper, names: Names) -> Result<Vec<Mapped>> {
+    let own = names.own();
+    let mut devices = mapper.list(&names.prefix())?;
+    devices.retain(|device| !own.contains(&device.identity));
+    Ok(devices)
+}
+
+/// That volumes are attached.
+pub(super) fn in_use(attached: &[Mapped]) -> Error {
+    let names: Vec<_> = attached.iter().map(|device| device.identity.name.as_str()).collect();
+    Error::in_use(format!("volumes of the pool are attached: {}", names.join(", ")))
+        .hint("stop the containers that use them; `holdfast volume ls` shows which are mounted")
+}
+
+/// Takes the pool's own devices out of the kernel, each before those that it lies on; `Unchanged` while
+/// a volume is attached.
+fn remove_unless_attached(
+    mapper: &DeviceMapper,
+    names: Names,
+    devices: &[Identity],
+) -> Result<Outcome> {
+    if !attached(mapper, names)?.is_empty() {
+        return Ok(Outcome::Unchanged);
+    }
+    for identity in devices {
+        mapper.remove(&identity.uuid)?.ignore();
+    }
+    Ok(Outcome::Changed)
 }
 
 fn metadata_path(mapper: &DeviceMapper, names: Names) -> Result<PathBuf> {

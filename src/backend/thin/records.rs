@@ -2,6 +2,7 @@
 //! descriptions of the volumes. It goes where the pool goes.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
@@ -49,6 +50,19 @@ impl Owner {
     pub(super) fn volume(self) -> VolumeUuid {
         match self {
             Self::Volume { volume, .. } | Self::Snapshot { volume, .. } => volume,
+        }
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Volume { volume, generation } => {
+                write!(f, "volume {volume} at generation {generation}")
+            }
+            Self::Snapshot { volume, snapshot } => {
+                write!(f, "snapshot {snapshot} of volume {volume}")
+            }
         }
     }
 }

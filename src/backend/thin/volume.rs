@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use super::ids::Beginning;
+use super::names;
 use super::pool::Pool;
 use super::records::{Owner, Thin};
 use crate::backend::{Description, Found, Locator, MountSource, Presence, Usage};
 use crate::error::{Error, Result};
 use crate::id::{ThinId, VolumeUuid};
-use crate::linux::device_mapper::Mapped;
+use crate::linux::device_mapper::{DeviceMapper, Mapped};
 use crate::model::{Outcome, Volume};
 use crate::units::ByteSize;
 
@@ -28,20 +29,22 @@ pub(super) fn whole_sectors(size: ByteSize) -> Result<ByteSize> {
         .ok_or_else(|| Error::invalid(format!("no thin device can be {size} large")))
 }
 
+/// Detaches a volume whose pool cannot be used: a pool can be mended once nothing of it is attached.
+pub(super) fn detach_from_damaged(locator: Locator) -> Result<Outcome> {
+    let mapper = DeviceMapper::open()?;
+    let devices = mapper.list(names::OURS)?;
+    match devices.into_iter().find(|device| names::is_volume(&device.identity, locator)) {
+        Some(device) => mapper.remove(&device.identity.uuid),
+        None => Ok(Outcome::Unchanged),
+    }
+}
+
 impl Pool {
     /// The thin device of a volume's generation.
     pub(super) fn need(&self, owner: Owner) -> Result<(ThinId, Thin)> {
-        self.index().ready(owner).ok_or_else(|| {
-            let what = match owner {
-                Owner::Volume { volume, generation } => {
-                    format!("volume {volume} at generation {generation}")
-                }
-                Owner::Snapshot { volume, snapshot } => {
-                    format!("snapshot {snapshot} of volume {volume}")
-                }
-            };
-            Error::not_found(format!("the pool has no {what}"))
-        })
+        self.index()
+            .ready(owner)
+            .ok_or_else(|| Error::not_found(format!("the pool has no {owner}")))
     }
 
     /// The active device of a volume's generation.
