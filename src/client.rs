@@ -11,13 +11,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::api::admin::{Adopt, Changed, CreateVolume, ErrorBody, MountBy, Named, Resize, Size};
+use crate::api::admin::{
+    Adopt, Changed, CreateVolume, ErrorBody, GrowPool, MountBy, Named, Resize, Size,
+};
 use crate::engine::view::{
-    ErrorView, OperationView, SnapshotView, StatusView, VolumeDetails, VolumeSummary,
+    ErrorView, OperationView, PoolView, SnapshotView, StatusView, VolumeDetails, VolumeSummary,
 };
 use crate::error::{Error, ErrorKind};
 use crate::id::{MountId, OperationId, VolumeUuid};
-use crate::name::{SnapshotRef, VolumeName};
+use crate::name::{BackendName, SnapshotRef, VolumeName};
 use crate::units::ByteSize;
 
 /// Why there is no answer, or not the one that was hoped for.
@@ -220,6 +222,52 @@ impl Client {
     /// [`Failure`]
     pub async fn restore(&self, how: How, reference: &SnapshotRef) -> Answer<Changed> {
         self.change(how, Method::POST, &format!("{}/restore", of(reference)), &()).await
+    }
+
+    /// All pools.
+    ///
+    /// # Errors
+    /// [`Failure`]
+    pub async fn pools(&self) -> Answer<Vec<PoolView>> {
+        self.get("/v1/pools").await
+    }
+
+    /// One pool.
+    ///
+    /// # Errors
+    /// [`Failure`]
+    pub async fn pool(&self, name: &BackendName) -> Answer<PoolView> {
+        self.get(&format!("/v1/pools/{name}")).await
+    }
+
+    /// Grows a pool.
+    ///
+    /// # Errors
+    /// [`Failure`]
+    pub async fn grow_pool(
+        &self,
+        how: How,
+        name: &BackendName,
+        size: Option<ByteSize>,
+    ) -> Answer<Changed> {
+        let to = GrowPool { size: size.map(|size| Size::Bytes(size.bytes())) };
+        self.change(how, Method::POST, &format!("/v1/pools/{name}/grow"), &to).await
+    }
+
+    /// Reads all metadata of a pool.
+    ///
+    /// # Errors
+    /// [`Failure`]
+    pub async fn check_pool(&self, how: How, name: &BackendName) -> Answer<Changed> {
+        self.change(how, Method::POST, &format!("/v1/pools/{name}/check"), &()).await
+    }
+
+    /// Mends the metadata of a pool.
+    ///
+    /// # Errors
+    /// [`Failure`]
+    pub async fn repair_pool(&self, how: How, name: &BackendName) -> Answer<Changed> {
+        self.change(how, Method::POST, &format!("/v1/pools/{name}/repair"), &()).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Answer<T> {

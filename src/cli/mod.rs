@@ -7,6 +7,7 @@ mod exit;
 mod flags;
 mod local;
 mod operation;
+mod pool;
 mod print;
 mod progress;
 mod snapshot;
@@ -93,6 +94,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         match &arguments.command {
             Command::Volume(asked) => volume::run(&session, asked).await,
             Command::Snapshot(asked) => snapshot::run(&session, asked).await,
+            Command::Pool(asked) => pool::run(&session, asked).await,
             Command::Operation(asked) => operation::run(&session, asked).await,
             _ => status::run(&session).await,
         }
@@ -117,6 +119,19 @@ impl Session {
     where
         R: Future<Output = Answer<Changed>>,
     {
+        self.make(detach, make, human).await.map(drop)
+    }
+
+    /// The same for those who want to know more of what came of it.
+    async fn make<R>(
+        &self,
+        detach: Detach,
+        make: impl FnOnce(How) -> R,
+        human: impl FnOnce(&Changed) -> String,
+    ) -> Result<Changed, Failure>
+    where
+        R: Future<Output = Answer<Changed>>,
+    {
         let operation = OperationId::from_uuid(uuid::Uuid::new_v4());
         let wait = if detach.detach { Wait::Begun } else { Wait::Done };
         let work = make(How { operation, wait });
@@ -124,7 +139,8 @@ impl Session {
         self.printer.show(&changed, |changed| match wait {
             Wait::Begun => changed.operation.to_string(),
             Wait::Done => human(changed),
-        })
+        })?;
+        Ok(changed)
     }
 }
 

@@ -14,7 +14,10 @@ pub(super) async fn run(session: &Session, asked: &Operation) -> Result<(), Fail
         Operation::Ls => session.printer.show(&session.client.operations().await?, |all| list(all)),
         Operation::Watch { id } => {
             let over = progress::follow(&session.client, *id).await?;
-            session.printer.show(&over, |over| list(std::slice::from_ref(over)))?;
+            session.printer.show(&over, |over| {
+                let lines = over.report.iter().map(|line| format!("\n{line}"));
+                list(std::slice::from_ref(over)) + &lines.collect::<String>()
+            })?;
             // The operation's own error decides the exit code, as if one had waited for it.
             match (over.state, over.error) {
                 (OperationState::Done | OperationState::Running, _) | (_, None) => Ok(()),
@@ -42,12 +45,12 @@ pub(super) fn list(operations: &[OperationView]) -> String {
         [
             operation.id.to_string(),
             operation.kind.clone(),
-            operation.volume.to_string(),
+            operation.subject.short(),
             state(operation.state).to_owned(),
             or_dash(progress),
             operation.started.to_string(),
             or_dash(operation.error.as_ref().map(|error| error.message.as_str())),
         ]
     });
-    table(["ID", "KIND", "VOLUME", "STATE", "PROGRESS", "STARTED", "ERROR"], rows)
+    table(["ID", "KIND", "SUBJECT", "STATE", "PROGRESS", "STARTED", "ERROR"], rows)
 }

@@ -69,7 +69,7 @@ impl Show {
     }
 
     fn update(&mut self, view: &OperationView) {
-        let what = format!("{} {}", view.kind, view.volume);
+        let what = format!("{} {}", view.kind, view.subject.short());
         match &self.bar {
             Some(bar) => {
                 let template = if view.total > 0 { BYTES } else { UNKNOWN };

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::exit::Failure;
+use super::pool::level;
 use super::print::{or_dash, pairs, table};
 use super::{Session, operation};
 use crate::backend::Scope;
@@ -45,6 +46,18 @@ fn screen(status: &StatusView) -> String {
     });
     let backends = table(["BACKEND", "VOLUMES", "ROOM", "FREE", "PLACE"], rows);
     let _ = writeln!(text, "\n{backends}");
+    if !status.pools.is_empty() {
+        let rows = status.pools.iter().map(|pool| {
+            [
+                pool.name.to_string(),
+                pool.state.clone(),
+                or_dash(pool.data.map(level)),
+                or_dash(pool.metadata.map(level)),
+            ]
+        });
+        let pools = table(["POOL", "STATE", "DATA", "METADATA"], rows);
+        let _ = writeln!(text, "\n{pools}");
+    }
     if !status.operations.is_empty() {
         let _ = writeln!(text, "\n{}", operation::list(&status.operations));
     }

@@ -9,13 +9,15 @@ use tokio::sync::oneshot;
 use super::Engine;
 use super::mount::Grant;
 use super::remove::SnapshotsToo;
-use crate::backend::{Backend, Description};
+use crate::backend::{Backend, Description, PoolCheck};
 use crate::catalog;
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
 use crate::id::{MountId, OperationId, VolumeUuid};
-use crate::model::{Holder, Operation, OperationKind, Outcome, Progress, Snapshot, Volume};
-use crate::name::{SnapshotName, SnapshotRef, VolumeName};
+use crate::model::{
+    Holder, Operation, OperationKind, Outcome, Progress, Snapshot, Subject, Volume,
+};
+use crate::name::{BackendName, SnapshotName, SnapshotRef, VolumeName};
 use crate::options::VolumeOptions;
 use crate::units::ByteSize;
 
@@ -25,7 +27,7 @@ const LONG_PATIENCE: Duration = Duration::from_secs(105);
 /// The same for Remove and Unmount, for which Docker waits a minute.
 const SHORT_PATIENCE: Duration = Duration::from_secs(50);
 
-/// A change to be made to one volume.
+/// A change to be made to one volume, or to a pool.
 ///
 /// Once begun, a change goes on when its future is dropped, and ends whole or undone; only a mount is
 /// undone when nobody waits for its answer any more, because nobody would unmount it.
@@ -35,7 +37,7 @@ pub struct Change {
     id: OperationId,
 }
 
-/// A change at work, as the owner of its volume.
+/// A change at work, as the owner of what it changes.
 #[derive(Debug, Clone)]
 pub(super) struct Work {
     pub(super) engine: Engine,
@@ -200,6 +202,45 @@ impl Change {
         .await
     }
 
+    /// Makes a pool `size` bytes large, or as large as what it lies on has become. Volumes stay in
+    /// use.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such pool; `Invalid` for a smaller size, or one for which its
+    /// devices have no room.
+    pub async fn grow_pool(self, pool: BackendName, size: Option<ByteSize>) -> Result<Outcome> {
+        self.run_on(
+            "grow",
+            vec![Subject::Pool(pool.clone())],
+            LONG_PATIENCE,
+            move |work| async move { work.grow_pool(&pool, size).await },
+        )
+        .await
+    }
+
+    /// Reads all metadata of a pool, and says what is wrong and what to do.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such pool.
+    pub async fn check_pool(self, pool: BackendName) -> Result<PoolCheck> {
+        self.run_on("check", vec![Subject::Pool(pool.clone())], LONG_PATIENCE, |work| async move {
+            work.check_pool(&pool).await
+        })
+        .await
+    }
+
+    /// Mends the metadata of a pool, and gives what was done as sentences.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such pool; `InUse` while a volume of it is attached; `Corrupt` if
+    /// it cannot be mended.
+    pub async fn repair_pool(self, pool: BackendName) -> Result<Vec<String>> {
+        self.run_on("repair", vec![Subject::Pool(pool.clone())], LONG_PATIENCE, |work| async move {
+            work.repair_pool(&pool).await
+        })
+        .await
+    }
+
     /// Runs `work` as the owner of `names`, the first of which is the volume that it changes.
     pub(super) async fn run<T, F, R>(
         self,
@@ -213,16 +254,33 @@ impl Change {
         F: FnOnce(Work) -> R + Send + 'static,
         R: Future<Output = Result<T>> + Send,
     {
+        let subjects = names.into_iter().map(Subject::Volume).collect();
+        self.run_on(kind, subjects, patience, work).await
+    }
+
+    /// Runs `work` as the owner of `subjects`, the first of which is what it changes.
+    async fn run_on<T, F, R>(
+        self,
+        kind: &'static str,
+        subjects: Vec<Subject>,
+        patience: Duration,
+        work: F,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Work) -> R + Send + 'static,
+        R: Future<Output = Result<T>> + Send,
+    {
         let Self { engine, id } = self;
         let now = engine.inner.environment.clock.now();
-        let volume = names.first().cloned().ok_or_else(|| Error::internal("no volume named"))?;
-        let entry = engine.inner.registry.begin(id, kind, volume.clone(), now)?;
+        let subject = subjects.first().cloned().ok_or_else(|| Error::internal("nothing named"))?;
+        let entry = engine.inner.registry.begin(id, kind, subject.clone(), now)?;
         let failed = {
             let node = engine.inner.config.node.clone();
-            move |error: Error| error.context(format!("cannot {kind} {volume} on node {node}"))
+            let what = subject.short();
+            move |error: Error| error.context(format!("cannot {kind} {what} on node {node}"))
         };
-        let lines: Vec<&VolumeName> = names.iter().collect();
-        let ownership = match engine.inner.owners.acquire(&lines, kind, patience).await {
+        let ownership = match engine.inner.owners.acquire(&subjects, kind, patience).await {
             Ok(ownership) => ownership,
             Err(error) => {
                 let result = Err(failed(error));
@@ -234,7 +292,7 @@ impl Change {
         tokio::spawn(async move {
             let progress = Arc::clone(entry.progress());
             let started = Work { engine: engine.clone(), id, progress };
-            let result = match started.settle(&names).await {
+            let result = match started.settle(&subjects).await {
                 Ok(()) => work(started).await,
                 Err(error) => Err(error),
             }
@@ -252,10 +310,11 @@ impl Change {
 }
 
 impl Work {
-    /// Finishes or undoes what earlier operations left of these names' volumes.
-    async fn settle(&self, names: &[VolumeName]) -> Result<()> {
+    /// Finishes or undoes what earlier operations left of these volumes.
+    async fn settle(&self, subjects: &[Subject]) -> Result<()> {
         let left: Vec<Arc<Operation>> = self.engine.inner.catalog.read(|state| {
-            let held = names.iter().filter_map(|name| state.named(name).map(|v| v.uuid));
+            let names = subjects.iter().filter_map(Subject::volume);
+            let held = names.filter_map(|name| state.named(name).map(|v| v.uuid));
             let held: Vec<_> = held.collect();
             let touches = |operation: &Operation| match operation.kind {
                 OperationKind::Create { frozen: Some(frozen) } if held.contains(&frozen) => true,

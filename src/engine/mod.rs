@@ -1,4 +1,4 @@
-//! What a request means: one owner per volume, operations that survive a crash, recovery, mounts.
+//! What a request means: one owner per volume or pool, operations that survive a crash, recovery, mounts.
 //! Knows no backend by name.
 //!
 //! Reads are answered from the catalog's view in memory. A change goes through [`Change`]: it waits
@@ -11,6 +11,7 @@ mod create;
 mod freeze;
 mod mount;
 mod owner;
+mod pool;
 mod read;
 mod rebuild;
 mod recovery;

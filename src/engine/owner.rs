@@ -1,4 +1,4 @@
-//! One owner per volume: at any time at most one operation changes what a name stands for.
+//! One owner per volume or pool: at any time at most one operation changes what a name stands for.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::error::{Error, Result};
-use crate::name::VolumeName;
+use crate::model::Subject;
 
 /// Who owns which name now.
 #[derive(Debug, Default)]
 pub(super) struct Owners {
-    slots: Mutex<HashMap<VolumeName, Slot>>,
+    slots: Mutex<HashMap<Subject, Slot>>,
 }
 
 #[derive(Debug, Default)]
@@ -36,14 +36,14 @@ pub(super) struct Ownership {
 #[derive(Debug)]
 struct Place {
     owners: Arc<Owners>,
-    name: VolumeName,
+    name: Subject,
 }
 
 impl Owners {
     /// Waits in line for all of `names`, for no longer than `patience`.
     pub(super) async fn acquire(
         self: &Arc<Self>,
-        names: &[&VolumeName],
+        names: &[Subject],
         work: &'static str,
         patience: Duration,
     ) -> Result<Ownership> {
@@ -54,7 +54,7 @@ impl Owners {
         let deadline = tokio::time::Instant::now() + patience;
         let mut guards = Vec::with_capacity(sorted.len());
         let mut places = Vec::with_capacity(sorted.len());
-        for name in sorted {
+        for name in &sorted {
             let (lock, place) = self.line_up(name);
             places.push(place);
             let guard = tokio::time::timeout_at(deadline, lock.lock_owned()).await;
@@ -64,23 +64,20 @@ impl Owners {
         Ok(Ownership { _guards: guards, _places: places })
     }
 
-    fn line_up(self: &Arc<Self>, name: &VolumeName) -> (Arc<tokio::sync::Mutex<()>>, Place) {
+    fn line_up(self: &Arc<Self>, name: &Subject) -> (Arc<tokio::sync::Mutex<()>>, Place) {
         let mut slots = self.lock_slots();
         let slot = slots.entry(name.clone()).or_default();
         slot.users += 1;
         (Arc::clone(&slot.lock), Place { owners: Arc::clone(self), name: name.clone() })
     }
 
-    fn too_long(&self, name: &VolumeName, patience: Duration) -> Error {
+    fn too_long(&self, name: &Subject, patience: Duration) -> Error {
         let work = self.lock_slots().get(name).map_or("another operation", |slot| slot.work);
-        Error::busy(format!(
-            "volume {name} is still busy with {work} after {} s",
-            patience.as_secs()
-        ))
-        .hint("see `holdfast operation ls`, and try again when it is done")
+        Error::busy(format!("{name} is still busy with {work} after {} s", patience.as_secs()))
+            .hint("see `holdfast operation ls`, and try again when it is done")
     }
 
-    fn lock_slots(&self) -> MutexGuard<'_, HashMap<VolumeName, Slot>> {
+    fn lock_slots(&self) -> MutexGuard<'_, HashMap<Subject, Slot>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -105,17 +102,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_name_has_one_owner_and_other_names_do_not_wait() {
         let owners = Arc::new(Owners::default());
-        let (a, b): (VolumeName, VolumeName) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let [a, b, c] = ["a", "b", "c"].map(|name| Subject::Volume(name.parse().unwrap()));
         let patience = Duration::from_secs(1);
-        let first = owners.acquire(&[&b, &a], "clone", patience).await.unwrap();
-        let error = owners.acquire(&[&a], "mount", patience).await.unwrap_err();
+        let first = owners.acquire(&[b.clone(), a.clone()], "clone", patience).await.unwrap();
+        let error = owners.acquire(std::slice::from_ref(&a), "mount", patience).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Busy);
         assert!(error.full_message().contains("clone"), "{}", error.full_message());
-        let c: VolumeName = "c".parse().unwrap();
-        let other = owners.acquire(&[&c], "mount", Duration::ZERO).await.unwrap();
+        let other = owners.acquire(&[c], "mount", Duration::ZERO).await.unwrap();
         drop(first);
         drop(other);
-        owners.acquire(&[&a, &b], "mount", Duration::ZERO).await.unwrap();
+        owners.acquire(&[a, b], "mount", Duration::ZERO).await.unwrap();
         assert!(owners.lock_slots().is_empty(), "nobody's slot stays");
     }
 }

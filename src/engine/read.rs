@@ -14,11 +14,11 @@ use crate::backend::{Locator, MountSource, Presence, Usage};
 use crate::catalog::State;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BootId, OperationId, VolumeUuid};
-use crate::model::{MountLedger, Snapshot, Volume};
+use crate::model::{MountLedger, Snapshot, Subject, Volume};
 use crate::name::{SnapshotRef, VolumeName};
 
 /// How long a reader waits for a backend before it answers without it (rule 11).
-const BACKEND_PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const BACKEND_PATIENCE: Duration = Duration::from_millis(500);
 /// How old a usage may be before it is asked for again.
 const USAGE_AGE: Duration = Duration::from_secs(10);
 
@@ -148,13 +148,14 @@ impl Engine {
             left.map(|operation| OperationView {
                 id: operation.id,
                 kind: operation.kind.as_str().to_owned(),
-                volume: operation.name.clone(),
+                subject: Subject::Volume(operation.name.clone()),
                 state: OperationState::Stuck,
                 done: 0,
                 total: 0,
                 started: operation.started,
                 finished: None,
                 error: self.inner.registry.view(operation.id).and_then(|view| view.error),
+                report: Vec::new(),
             })
             .collect()
         });
@@ -196,6 +197,10 @@ impl Engine {
             Ok(Err(error)) => warnings.push(error.full_message()),
             Err(_) => warnings.push("the list of mounts does not come".to_owned()),
         }
+        let pools = {
+            let engine = self.clone();
+            tokio::spawn(async move { engine.pools().await })
+        };
         let asked = self.inner.backends.values().map(|backend| {
             let backend = Arc::clone(backend);
             tokio::spawn(
@@ -231,6 +236,7 @@ impl Engine {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             scope: self.scope(),
             backends,
+            pools: pools.await.unwrap_or_default(),
             volumes,
             mounted,
             operations: self.operations().into_iter().filter(|v| open.contains(&v.state)).collect(),

@@ -13,8 +13,7 @@ use crate::backend::{Locator, Presence};
 use crate::catalog::Change;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::VolumeUuid;
-use crate::model::{MountLedger, Operation, OperationKind, Outcome, Volume, VolumeState};
-use crate::name::VolumeName;
+use crate::model::{MountLedger, Operation, OperationKind, Outcome, Subject, Volume, VolumeState};
 
 /// How often the trash is looked through, and what is stuck tried again.
 const ROUND: Duration = Duration::from_secs(60);
@@ -53,9 +52,9 @@ impl Engine {
     /// Keeps others from what the operation changes.
     async fn own_all_of(&self, operation: &Operation) -> Result<Ownership> {
         let names = self.names_of(operation);
-        let names: Vec<&VolumeName> = names.iter().collect();
+        let subjects: Vec<Subject> = names.into_iter().map(Subject::Volume).collect();
         let kind = operation.kind.as_str();
-        self.inner.owners.acquire(&names, kind, Duration::from_secs(1)).await
+        self.inner.owners.acquire(&subjects, kind, Duration::from_secs(1)).await
     }
 
     /// Recovers, and warns of what cannot be cleaned up for as long as it cannot.
@@ -118,7 +117,9 @@ impl Engine {
             }
             // Taken before anybody is answered: a mount that comes now waits for this.
             let owners = &self.inner.owners;
-            let owned = owners.acquire(&[&volume.name], "unmount", Duration::from_secs(1)).await;
+            let owned = owners
+                .acquire(&[Subject::Volume(volume.name.clone())], "unmount", Duration::from_secs(1))
+                .await;
             let Ok(ownership) = owned else { continue };
             let engine = self.clone();
             tokio::spawn(async move {

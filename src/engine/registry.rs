@@ -8,8 +8,7 @@ use jiff::Timestamp;
 use super::view::{ErrorView, OperationState, OperationView};
 use crate::error::{Error, Result};
 use crate::id::OperationId;
-use crate::model::Progress;
-use crate::name::VolumeName;
+use crate::model::{Progress, Subject};
 
 /// Operations that are over and still told of.
 const HISTORY: usize = 256;
@@ -28,9 +27,10 @@ struct Inner {
 #[derive(Debug)]
 struct Running {
     kind: &'static str,
-    volume: VolumeName,
+    subject: Subject,
     started: Timestamp,
     progress: Arc<Progress>,
+    report: Vec<String>,
 }
 
 /// A running operation's place in the registry. Dropped without an end it counts as given up.
@@ -50,7 +50,7 @@ impl Registry {
         self: &Arc<Self>,
         id: OperationId,
         kind: &'static str,
-        volume: VolumeName,
+        subject: Subject,
         started: Timestamp,
     ) -> Result<Entry> {
         let mut inner = self.lock();
@@ -58,7 +58,8 @@ impl Registry {
             return Err(Error::conflict(format!("there is an operation {id} already")));
         }
         let progress = Arc::new(Progress::default());
-        let running = Running { kind, volume, started, progress: Arc::clone(&progress) };
+        let running =
+            Running { kind, subject, started, progress: Arc::clone(&progress), report: Vec::new() };
         inner.running.insert(id, running);
         Ok(Entry { registry: Arc::clone(self), id, progress })
     }
@@ -86,6 +87,13 @@ impl Registry {
         running.or_else(|| inner.over.iter().find(|view| view.id == id).cloned())
     }
 
+    /// Keeps what a running operation has to tell besides whether it failed.
+    pub(super) fn report(&self, id: OperationId, sentences: Vec<String>) {
+        if let Some(running) = self.lock().running.get_mut(&id) {
+            running.report = sentences;
+        }
+    }
+
     fn end(&self, id: OperationId, finished: Option<Timestamp>, error: Option<ErrorView>) {
         let mut inner = self.lock();
         let Some(running) = inner.running.remove(&id) else { return };
@@ -106,13 +114,14 @@ impl Running {
         OperationView {
             id,
             kind: self.kind.to_owned(),
-            volume: self.volume.clone(),
+            subject: self.subject.clone(),
             state: OperationState::Running,
             done: self.progress.done(),
             total: self.progress.total(),
             started: self.started,
             finished: None,
             error: None,
+            report: self.report.clone(),
         }
     }
 }

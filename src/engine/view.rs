@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{BackendStatus, Scope};
-use crate::id::{MountId, OperationId, SnapshotUuid, VolumeUuid};
-use crate::model::{Holder, SnapshotOrigin};
+use crate::backend::{BackendStatus, PoolLevel, Scope};
+use crate::id::{MountId, OperationId, PoolUuid, SnapshotUuid, VolumeUuid};
+use crate::model::{Holder, SnapshotOrigin, Subject};
 use crate::name::{BackendName, SnapshotName, VolumeName};
 use crate::options::FilesystemKind;
 use crate::units::ByteSize;
@@ -115,8 +115,9 @@ pub struct OperationView {
     pub id: OperationId,
     /// What it does: `create`, `delete`, `snapshot` and so on.
     pub kind: String,
-    /// The volume.
-    pub volume: VolumeName,
+    /// What it changes, as the key `volume` or `pool`.
+    #[serde(flatten)]
+    pub subject: Subject,
     /// How it stands.
     pub state: OperationState,
     /// Bytes done, for operations that copy.
@@ -129,6 +130,9 @@ pub struct OperationView {
     pub finished: Option<Timestamp>,
     /// Why it failed.
     pub error: Option<ErrorView>,
+    /// What it found or did, as sentences, where there is more to tell than that it is done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub report: Vec<String>,
 }
 
 /// How an operation stands.
@@ -168,6 +172,8 @@ pub struct StatusView {
     pub scope: Scope,
     /// The backends.
     pub backends: Vec<BackendView>,
+    /// The pools of those that have one.
+    pub pools: Vec<PoolView>,
     /// Volumes by state.
     pub volumes: BTreeMap<String, usize>,
     /// Volumes mounted on this node.
@@ -189,4 +195,31 @@ pub struct BackendView {
     pub volumes: usize,
     /// Room and health; none if it did not answer in time.
     pub status: Option<BackendStatus>,
+}
+
+/// A pool of room that the volumes of a backend share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolView {
+    /// The name of the backend, which is the pool's.
+    pub name: BackendName,
+    /// Its uuid; none if that cannot be told.
+    pub uuid: Option<PoolUuid>,
+    /// `active`, `full`, `read-only`, `damaged`, or `unknown` if the backend did not tell in time.
+    pub state: String,
+    /// What it lies on; none while that is unknown.
+    pub location: Option<String>,
+    /// The unit in which it gives out room, in bytes.
+    pub chunk_size: Option<ByteSize>,
+    /// Room for data, in bytes; none if the pool cannot be asked.
+    pub data: Option<PoolLevel>,
+    /// Room for metadata, in bytes; none if the pool cannot be asked.
+    pub metadata: Option<PoolLevel>,
+    /// Whether it becomes larger by itself when little is free.
+    pub grows: bool,
+    /// Volumes that the catalog has in it.
+    pub volumes: usize,
+    /// Volumes, snapshots and earlier contents that it holds; none if the pool cannot be asked.
+    pub devices: Option<usize>,
+    /// What an administrator should know or mend, as sentences.
+    pub warnings: Vec<String>,
 }

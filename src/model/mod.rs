@@ -5,6 +5,7 @@ mod operation;
 mod outcome;
 mod progress;
 mod snapshot;
+mod subject;
 mod volume;
 
 pub use ledger::{Holder, MountEntry, MountLedger};
@@ -12,4 +13,5 @@ pub use operation::{Operation, OperationKind};
 pub use outcome::Outcome;
 pub use progress::Progress;
 pub use snapshot::{Snapshot, SnapshotOrigin};
+pub use subject::Subject;
 pub use volume::{Content, Volume, VolumeState};

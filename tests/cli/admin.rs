@@ -78,6 +78,10 @@ fn every_error_has_the_same_form() {
         ("POST", "/v1/volumes?detach=perhaps", r#"{"name":"x"}"#, 400, "invalid"),
         ("POST", "/v1/volumes/data/mount", "", 400, "invalid"),
         ("POST", "/v1/volumes/data/resize", r#"{"size":"much"}"#, 400, "invalid"),
+        ("GET", "/v1/pools/loop", "", 404, "not-found"),
+        ("GET", "/v1/pools/.", "", 400, "invalid"),
+        ("POST", "/v1/pools/loop/grow", r#"{"size":"much"}"#, 400, "invalid"),
+        ("POST", "/v1/pools/loop/check", "", 404, "not-found"),
         ("GET", "/v1/operations/7", "", 400, "invalid"),
         ("GET", "/v1/operations/00000000-0000-0000-0000-000000000000", "", 404, "not-found"),
     ] {

@@ -34,6 +34,8 @@ fn without_a_daemon_the_exit_code_is_5() {
         &["volume", "rm", "x", "y"],
         &["snapshot", "ls"],
         &["operation", "ls"],
+        &["pool", "ls"],
+        &["pool", "grow"],
     ] {
         let run = holdfast(&[], &[&["--socket", socket], args].concat());
         assert_eq!(run.code, 5, "{args:?}: {run:?}");
@@ -62,13 +64,16 @@ fn wrong_usage_is_2_and_needs_no_daemon() {
         &["volume", "resize", "a", "-1"],
         &["snapshot", "create", "no-at"],
         &["operation", "watch", "7"],
+        &["pool"],
+        &["pool", "grow", "much"],
+        &["pool", "inspect", "../x"],
         &["--output", "xml", "status"],
     ] {
         let run = holdfast(&[("HOLDFAST_ADMIN_SOCKET", "/no/such.sock")], args);
         assert_eq!(run.code, 2, "{args:?}: {run:?}");
         assert_eq!(run.stdout, "", "{args:?}");
         assert!(!run.stderr.is_empty(), "{args:?}");
-        let help = args == ["volume"];
+        let help = args == ["volume"] || args == ["pool"];
         assert!(help || run.stderr.lines().count() == 1, "{args:?}: {run:?}");
     }
     let run = holdfast(&[], &["--output", "json", "volume", "create"]);
@@ -88,7 +93,7 @@ fn help_and_version_are_answers() {
     assert!(help.contains("Examples:"), "{help}");
     // What is not there yet is not promised.
     let help = holdfast(&[], &["--help"]).stdout;
-    for word in ["backup", "schedule", "pool", "doctor", "events"] {
+    for word in ["backup", "schedule", "doctor", "events"] {
         assert!(!help.contains(word), "{word}: {help}");
     }
 }
@@ -180,8 +185,19 @@ fn a_volume_is_told_with_all_its_keys() {
     let status = cli.ok(&["status"]).json();
     assert_eq!(
         keys(&status),
-        ["backends", "mounted", "node", "operations", "scope", "version", "volumes", "warnings"]
+        [
+            "backends",
+            "mounted",
+            "node",
+            "operations",
+            "pools",
+            "scope",
+            "version",
+            "volumes",
+            "warnings"
+        ]
     );
+    assert_eq!(status["pools"], serde_json::json!([]));
     assert_eq!((&status["volumes"]["ready"], &status["scope"]), (&1.into(), &"local".into()));
 }
 
@@ -346,6 +362,30 @@ fn a_change_goes_on_when_its_command_is_interrupted() {
     wait::until_true("the volume is there all the same", || {
         daemon.cli().run(&["volume", "inspect", "data"]).code == 0
     });
+}
+
+#[test]
+fn a_backend_without_a_pool_is_told_as_such() {
+    let host = Host::new();
+    let daemon = Daemon::start(&host);
+    let cli = daemon.cli();
+    assert_eq!(cli.ok(&["pool", "ls"]).json(), serde_json::json!([]));
+    for (args, why) in [
+        (&["pool", "inspect"][..], "no backend of this node has a pool"),
+        (&["pool", "check"], "no backend of this node has a pool"),
+        (&["pool", "grow", "1G", "--pool", "loop"], "the backend loop keeps its volumes without"),
+        (&["pool", "repair", "none"], "there is no pool none"),
+        (&["pool", "inspect", "none"], "there is no pool none"),
+    ] {
+        let run = cli.run(args);
+        let error = json_error(&run);
+        assert_eq!((run.code, error["code"].as_str()), (3, Some("not-found")), "{args:?}");
+        assert!(error["message"].as_str().unwrap().contains(why), "{args:?}: {error}");
+        assert!(error["hint"].is_string(), "{args:?}: {error}");
+    }
+    let operations = cli.ok(&["operation", "ls"]).json();
+    let failed = operations.as_array().unwrap().iter().find(|one| one["kind"] == "repair").unwrap();
+    assert_eq!((&failed["pool"], failed.get("volume")), (&"none".into(), None));
 }
 
 #[test]

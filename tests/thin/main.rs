@@ -13,4 +13,6 @@ mod driver;
 #[path = "../crash/operations.rs"]
 mod operations;
 mod pool;
+mod pools;
 mod power;
+mod repair;

@@ -2,9 +2,10 @@
 //! (`docs/admin-api.md`).
 
 mod extract;
+mod pools;
 mod wire;
 
-pub use wire::{Adopt, Changed, CreateVolume, ErrorBody, MountBy, Named, Resize, Size};
+pub use wire::{Adopt, Changed, CreateVolume, ErrorBody, GrowPool, MountBy, Named, Resize, Size};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use tokio::net::UnixListener;
 
 use super::Gate;
 use super::server::{self, Limits};
+use crate::backend::PoolCheck;
 use crate::engine::view::{OperationView, SnapshotView, StatusView, VolumeDetails, VolumeSummary};
 use crate::engine::{Change, Engine, SnapshotsToo};
 use crate::error::{Error, Result};
@@ -27,7 +29,6 @@ use crate::id::{MountId, OperationId, VolumeUuid};
 use crate::model::{Holder, Outcome};
 use crate::name::{SnapshotName, SnapshotRef, VolumeName};
 use crate::options::VolumeOptions;
-use crate::units::ByteSize;
 use extract::{Body, Failure, Params, Segments};
 
 /// How long a detached change may take to fail before it counts as on its way.
@@ -59,6 +60,11 @@ fn router(gate: Gate) -> Router {
         .route("/v1/volumes/{volume}/snapshots", get(volume_snapshots).post(cut))
         .route("/v1/volumes/{volume}/snapshots/{snapshot}", get(snapshot).delete(remove_snapshot))
         .route("/v1/volumes/{volume}/snapshots/{snapshot}/restore", post(restore))
+        .route("/v1/pools", get(pools::pools))
+        .route("/v1/pools/{pool}", get(pools::pool))
+        .route("/v1/pools/{pool}/grow", post(pools::grow))
+        .route("/v1/pools/{pool}/check", post(pools::check))
+        .route("/v1/pools/{pool}/repair", post(pools::repair))
         .route("/v1/operations", get(operations))
         .route("/v1/operations/{operation}", get(operation))
         .fallback(no_route)
@@ -162,6 +168,8 @@ struct Effect {
     changed: bool,
     mountpoint: Option<PathBuf>,
     safety: Option<SnapshotName>,
+    check: Option<PoolCheck>,
+    report: Option<Vec<String>>,
 }
 
 impl From<Outcome> for Effect {
@@ -180,7 +188,7 @@ where
     let change = engine(gate).await?.change(how.operation);
     let operation = change.id();
     let work = work(change);
-    let mut answer = Changed { name, operation, changed: None, mountpoint: None, safety: None };
+    let mut answer = Changed::begun(name, operation);
     if how.detach {
         let mut work = tokio::spawn(work);
         // What is wrong from the start is told now, because nobody may look later.
@@ -193,6 +201,8 @@ where
     answer.changed = Some(effect.changed);
     answer.mountpoint = effect.mountpoint;
     answer.safety = effect.safety;
+    answer.check = effect.check;
+    answer.report = effect.report;
     Ok(Json(answer).into_response())
 }
 
@@ -261,7 +271,7 @@ async fn mount(
     let id: MountId = by.id.try_into()?;
     change(&gate, &how, name.to_string(), |change| async move {
         let mountpoint = Some(change.mount(name, id, Holder::Host).await?);
-        Ok(Effect { changed: true, mountpoint, safety: None })
+        Ok(Effect { changed: true, mountpoint, ..Effect::default() })
     })
     .await
 }
@@ -284,10 +294,7 @@ async fn resize(
     Body(to): Body<Resize>,
 ) -> Reply {
     let name: VolumeName = name.try_into()?;
-    let size = match to.size {
-        Size::Bytes(bytes) => ByteSize::new(bytes),
-        Size::Text(text) => text.parse()?,
-    };
+    let size = to.size.try_into()?;
     change(&gate, &how, name.to_string(), |change| change.resize(name, size)).await
 }
 
@@ -329,7 +336,7 @@ async fn restore(
     let reference = reference(volume, name)?;
     change(&gate, &how, reference.to_string(), |change| async move {
         let safety = Some(change.restore(reference).await?);
-        Ok(Effect { changed: true, mountpoint: None, safety })
+        Ok(Effect { changed: true, safety, ..Effect::default() })
     })
     .await
 }

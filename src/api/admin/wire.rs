@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::PoolCheck;
 use crate::engine::view::ErrorView;
 use crate::error::Error;
 use crate::id::OperationId;
 use crate::name::SnapshotName;
+use crate::units::ByteSize;
 
 /// A volume to be made.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -59,6 +61,15 @@ pub struct Resize {
     pub size: Size,
 }
 
+/// How large a pool is to be.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrowPool {
+    /// A size as users write it, or bytes; without it as large as what it lies on has become.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
+}
+
 /// A size in either form.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -69,10 +80,21 @@ pub enum Size {
     Text(String),
 }
 
+impl TryFrom<Size> for ByteSize {
+    type Error = Error;
+
+    fn try_from(size: Size) -> Result<Self, Error> {
+        match size {
+            Size::Bytes(bytes) => Ok(Self::new(bytes)),
+            Size::Text(text) => text.parse(),
+        }
+    }
+}
+
 /// The answer to a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
-    /// The volume, or the snapshot as `volume@snapshot`.
+    /// The volume, the snapshot as `volume@snapshot`, or the pool.
     pub name: String,
     /// What the change could be watched by.
     pub operation: OperationId,
@@ -85,6 +107,27 @@ pub struct Changed {
     /// The snapshot that keeps what a restore replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub safety: Option<SnapshotName>,
+    /// What a check of a pool has found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<PoolCheck>,
+    /// What a repair of a pool has done, as sentences.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<Vec<String>>,
+}
+
+impl Changed {
+    /// A change that goes on.
+    pub(super) fn begun(name: String, operation: OperationId) -> Self {
+        Self {
+            name,
+            operation,
+            changed: None,
+            mountpoint: None,
+            safety: None,
+            check: None,
+            report: None,
+        }
+    }
 }
 
 /// An error as the body of an answer.

@@ -6,6 +6,7 @@ use crate::backend::fault::{Call, Fault};
 use crate::catalog::Change;
 use crate::error::ErrorKind;
 use crate::id::StorageId;
+use crate::model::Subject;
 
 /// A world with the volume `db`, in which is something, and an interrupted deletion of `doomed`.
 async fn with_volumes() -> World {
@@ -51,8 +52,11 @@ async fn another_disk_is_not_used_and_nothing_is_closed_against_it() {
             tokio::task::yield_now().await;
         }
         assert_unavailable(&engine).await;
-        let open: Vec<_> =
-            engine.operations().into_iter().filter(|o| o.volume == name("doomed")).collect();
+        let open: Vec<_> = engine
+            .operations()
+            .into_iter()
+            .filter(|o| o.subject == Subject::Volume(name("doomed")))
+            .collect();
         assert_eq!(open.len(), 1, "the deletion stays recorded: {open:?}");
         assert_eq!(engine.inner.catalog.read(|state| state.operations().count()), 1);
     }
