@@ -142,6 +142,10 @@ pub enum Presence {
 pub struct Usage {
     /// Bytes allocated for the volume's present content.
     pub allocated: u64,
+    /// Bytes of that which no snapshot and no other volume shares, where the backend knows: what
+    /// deleting this content alone would give back.
+    #[serde(default)]
+    pub exclusive: Option<u64>,
     /// Bytes allocated for its snapshots; what they share with it may be counted again.
     pub snapshots: u64,
 }

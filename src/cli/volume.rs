@@ -165,6 +165,7 @@ fn details(volume: &VolumeDetails) -> String {
         ("Backend", volume.backend.to_string()),
         ("Size", or_dash(volume.size)),
         ("Used", or_dash(volume.used.map(ByteSize::new))),
+        ("Exclusive", or_dash(volume.exclusive.map(ByteSize::new))),
         ("State", volume.state.clone()),
         ("Health", volume.health.clone()),
         ("Filesystem", or_dash(volume.filesystem)),

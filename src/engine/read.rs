@@ -80,8 +80,8 @@ impl Engine {
             )
         });
         let usage = self.usage(&volume).await;
-        let (used, health) = match usage {
-            Ok(usage) => (Some(usage.allocated), "ok".to_owned()),
+        let (usage, health) = match usage {
+            Ok(usage) => (Some(usage), "ok".to_owned()),
             Err(wrong) => (None, wrong),
         };
         let source = match &ledger {
@@ -100,7 +100,8 @@ impl Engine {
             uuid: volume.uuid,
             backend: volume.backend.clone(),
             size: volume.size,
-            used,
+            used: usage.map(|usage| usage.allocated),
+            exclusive: usage.and_then(|usage| usage.exclusive),
             state: volume.state.as_str().to_owned(),
             health,
             filesystem: volume.filesystem,

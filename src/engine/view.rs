@@ -52,6 +52,9 @@ pub struct VolumeDetails {
     pub size: Option<ByteSize>,
     /// Bytes that its content takes in the backend; none if the backend did not answer in time.
     pub used: Option<u64>,
+    /// Bytes of those that neither its snapshots nor other volumes share; none if the backend does not
+    /// know.
+    pub exclusive: Option<u64>,
     /// `creating`, `ready`, `trashed` or `deleting`.
     pub state: String,
     /// `ok`, or what is wrong with it.

@@ -141,6 +141,7 @@ fn a_volume_is_told_with_all_its_keys() {
         [
             "backend",
             "created",
+            "exclusive",
             "filesystem",
             "health",
             "labels",

@@ -10,6 +10,7 @@ use crate::common::cli::Run;
 use crate::common::daemon::{Daemon, Launch};
 use crate::common::host::{Host, checked};
 use crate::common::lab::in_lab;
+use crate::common::wait;
 
 const MIB: u64 = 1 << 20;
 
@@ -94,6 +95,16 @@ in_lab! {
         assert_eq!((&pool["data"]["total"], &pool["grows"]), (&json!(1024 * MIB), &json!(true)));
         assert!(pool["data"]["used"].as_u64().unwrap() > 0 && pool["uuid"].is_string(), "{pool}");
         is_sound(&daemon);
+
+        let volume = cli.inspect("data");
+        let exclusive = |volume: &Value| volume["exclusive"].as_u64().unwrap();
+        assert!(exclusive(&volume) > 0 && volume["exclusive"] == volume["used"], "{volume}");
+        cli.ok(&["snapshot", "create", "data@one"]);
+        wait::until_true("what the snapshot shares is told as such", || {
+            let now = cli.inspect("data");
+            exclusive(&now) < exclusive(&volume) && now["used"] == volume["used"]
+        });
+        cli.ok(&["snapshot", "rm", "data@one"]);
 
         let grown = cli.ok(&["pool", "grow", "2G"]).json();
         assert_eq!((&grown["name"], &grown["changed"]), (&json!("thin"), &json!(true)));

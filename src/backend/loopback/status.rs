@@ -17,7 +17,7 @@ pub(super) fn usage(shared: &Shared, locator: Locator) -> Result<Usage> {
     let image = shared.layout.image(locator);
     let file = files::open_to_read(&image)?
         .ok_or_else(|| Error::not_found(format!("there is no {}", image.display())))?;
-    let mut usage = Usage { allocated: allocated(&file)?, snapshots: 0 };
+    let mut usage = Usage { allocated: allocated(&file)?, ..Usage::default() };
     for (_, meta) in list(&shared.layout.snapshots(locator.volume))? {
         usage.snapshots += meta.blocks() * 512;
     }

@@ -199,7 +199,7 @@ impl Backend for SimBackend {
         let stored = state.volumes.get(&locator.volume);
         let snapshots =
             stored.map_or(0, |stored| stored.snapshots.values().map(Blocks::allocated).sum());
-        Ok(Usage { allocated, snapshots })
+        Ok(Usage { allocated, exclusive: None, snapshots })
     }
 
     async fn describe(&self, description: &Description) -> Result<()> {

@@ -136,7 +136,8 @@ impl Pool {
         let snapshots =
             snapshots.iter().filter(|(_, thin)| matches!(thin.owner, Owner::Snapshot { .. }));
         Ok(Usage {
-            allocated: exclusive + shared,
+            allocated: exclusive.saturating_add(shared),
+            exclusive: Some(exclusive),
             snapshots: snapshots.map(|(id, _)| taken(*id).0).sum(),
         })
     }
