@@ -3,19 +3,21 @@
 use std::path::{Path, PathBuf};
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::header::HOST;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 
 use crate::api::admin::{
     Adopt, Changed, CreateVolume, ErrorBody, GrowPool, MountBy, Named, Resize, Size,
 };
 use crate::engine::view::{
-    ErrorView, OperationView, PoolView, SnapshotView, StatusView, VolumeDetails, VolumeSummary,
+    ErrorView, EventView, OperationView, PoolView, SnapshotView, StatusView, VolumeDetails,
+    VolumeSummary,
 };
 use crate::error::{Error, ErrorKind};
 use crate::id::{MountId, OperationId, VolumeUuid};
@@ -50,6 +52,25 @@ pub enum Wait {
     Done,
     /// When it is on its way.
     Begun,
+}
+
+/// Whether to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Go on.
+    More,
+    /// Stop.
+    Enough,
+}
+
+/// The task of a connection, which ends with this.
+#[derive(Debug)]
+struct Connection(JoinHandle<()>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A client; each call is a connection of its own.
@@ -290,13 +311,62 @@ impl Client {
         self.ask(method, &path, body.into()).await
     }
 
-    /// Names are safe in a path as they are.
+    /// Gives each event after the one with the number `after` to `each`, and with `follow` those that
+    /// come, until `each` has enough or the daemon ends.
+    ///
+    /// # Errors
+    /// [`Failure`]
+    pub async fn events(
+        &self,
+        after: Option<u64>,
+        follow: bool,
+        mut each: impl FnMut(EventView) -> Next,
+    ) -> Answer<()> {
+        let after = after.map(|after| format!("&after={after}")).unwrap_or_default();
+        let path = format!("/v1/events?follow={follow}{after}");
+        let (mut body, _connection) = self.send(Method::GET, &path, Bytes::new()).await?;
+        let mut text = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.gone(error))?;
+            text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = text.drain(..=end).collect();
+                let event = serde_json::from_slice(&line).map_err(|error| self.strange(error))?;
+                if each(event) == Next::Enough {
+                    return Ok(());
+                }
+            }
+        }
+        match follow {
+            false => Ok(()),
+            true => Err(Failure::Unreachable(
+                Error::unavailable(format!("the daemon at {} stops", self.socket.display()))
+                    .hint("follow again with --after and the last sequence number, once it runs"),
+            )),
+        }
+    }
+
     async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Answer<T> {
+        let (body, _connection) = self.send(method, path, body).await?;
+        let body = body.collect().await.map_err(|error| self.gone(error))?.to_bytes();
+        serde_json::from_slice(&body).map_err(|error| self.strange(error))
+    }
+
+    /// Names are safe in a path as they are. The connection has to be kept while the body is read.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Answer<(Incoming, Connection)> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.unreachable(e))?;
         let gone = |error: hyper::Error| self.gone(error);
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(gone)?;
-        let connection = tokio::spawn(connection);
+        let connection = Connection(tokio::spawn(async move {
+            // What is wrong with it shows where the answer is read.
+            let _ = connection.await;
+        }));
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -307,21 +377,22 @@ impl Client {
             })?;
         let answer = sender.send_request(request).await.map_err(gone)?;
         let status = answer.status();
-        let body = answer.into_body().collect().await.map_err(gone)?.to_bytes();
-        connection.abort();
-        let strange = |error: serde_json::Error| {
-            let what = format!("{} gave an answer that cannot be read", self.socket.display());
-            Failure::Refused(
-                Error::internal(what)
-                    .hint("the daemon and this program may be of different versions")
-                    .caused_by(error),
-            )
-        };
+        let body = answer.into_body();
         if status.is_success() {
-            return serde_json::from_slice(&body).map_err(strange);
+            return Ok((body, connection));
         }
-        let refusal: ErrorBody = serde_json::from_slice(&body).map_err(strange)?;
+        let body = body.collect().await.map_err(gone)?.to_bytes();
+        let refusal: ErrorBody = serde_json::from_slice(&body).map_err(|e| self.strange(e))?;
         Err(Failure::Refused(error_of(refusal.error)))
+    }
+
+    fn strange(&self, error: serde_json::Error) -> Failure {
+        let what = format!("{} gave an answer that cannot be read", self.socket.display());
+        Failure::Refused(
+            Error::internal(what)
+                .hint("the daemon and this program may be of different versions")
+                .caused_by(error),
+        )
     }
 
     fn unreachable(&self, error: std::io::Error) -> Failure {

@@ -10,6 +10,7 @@ pub mod contract;
 pub mod fault;
 mod locks;
 pub mod loopback;
+mod notice;
 pub mod sim;
 mod storage;
 pub mod thin;
@@ -26,7 +27,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+pub use notice::{Notice, NoticeKind};
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
 use crate::error::Result;
 use crate::id::{Generation, PoolUuid, SnapshotUuid, StorageId, VolumeUuid};
@@ -243,6 +246,11 @@ pub trait Backend: Debug + Send + Sync {
     /// Lets go of what only a running daemon needs; what is attached stays. Called once, last of all.
     async fn stop(&self) -> Result<Outcome> {
         Ok(Outcome::Unchanged)
+    }
+
+    /// What it notices by itself. Given out once, to whoever asks first.
+    fn notices(&self) -> Option<mpsc::Receiver<Notice>> {
+        None
     }
 
     /// Snapshots and clones, if it has them.

@@ -83,6 +83,14 @@ Examples:
     /// Show and follow changes in progress
     #[command(subcommand)]
     Operation(Operation),
+    /// Show what has happened lately, or as it happens
+    ///
+    /// The daemon remembers the last 1000 events until it stops. With --output json each line is one event.
+    #[command(after_help = "\
+Examples:
+  holdfast events
+  holdfast events --follow --output json | jq --unbuffered 'select(.kind == \"pool.low\")'")]
+    Events(Events),
     /// Show and check the configuration
     #[command(subcommand)]
     Config(Config),
@@ -95,6 +103,17 @@ Examples:
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+}
+
+/// `events`
+#[derive(Debug, Args)]
+pub(super) struct Events {
+    /// Go on with new events as they come, until interrupted
+    #[arg(long)]
+    pub(super) follow: bool,
+    /// Only those after the event with this number [default: all; with --follow, only new ones]
+    #[arg(long, value_name = "SEQUENCE")]
+    pub(super) after: Option<u64>,
 }
 
 /// `daemon`

@@ -3,6 +3,7 @@
 //! Data goes to standard output, all else to standard error.
 
 mod args;
+mod events;
 mod exit;
 mod flags;
 mod local;
@@ -95,6 +96,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             Command::Volume(asked) => volume::run(&session, asked).await,
             Command::Snapshot(asked) => snapshot::run(&session, asked).await,
             Command::Pool(asked) => pool::run(&session, asked).await,
+            Command::Events(asked) => events::run(&session, asked).await,
             Command::Operation(asked) => operation::run(&session, asked).await,
             _ => status::run(&session).await,
         }

@@ -44,6 +44,23 @@ pub(super) fn raw(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
+/// Whether anybody reads what is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reader {
+    There,
+    Gone,
+}
+
+/// One line at once, for output that goes on.
+pub(super) fn line(text: &str) -> Result<Reader, Failure> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(error) => Err(Failure::Failed(Error::io("cannot print", error))),
+        Ok(()) => Ok(Reader::There),
+    }
+}
+
 /// A note beside the data. Nothing can be done where it cannot be written.
 pub(super) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");

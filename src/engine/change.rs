@@ -70,7 +70,14 @@ impl Change {
         let mut names = vec![name.clone()];
         names.extend(source);
         self.run("create", names, LONG_PATIENCE, |work| async move {
-            work.create(name, options, labels).await
+            let outcome = work.create(name.clone(), options, labels).await?;
+            work.tell_change(
+                outcome,
+                "volume.created",
+                &name,
+                format!("volume {name} was created"),
+            );
+            Ok(outcome)
         })
         .await
     }
@@ -82,7 +89,14 @@ impl Change {
     /// are not to be deleted.
     pub async fn remove(self, name: VolumeName, snapshots: SnapshotsToo) -> Result<Outcome> {
         self.run("remove", vec![name.clone()], SHORT_PATIENCE, move |work| async move {
-            work.remove(&name, snapshots).await
+            let outcome = work.remove(&name, snapshots).await?;
+            work.tell_change(
+                outcome,
+                "volume.removed",
+                &name,
+                format!("volume {name} was removed"),
+            );
+            Ok(outcome)
         })
         .await
     }
@@ -93,7 +107,10 @@ impl Change {
     /// `NotFound` if none is there; `Conflict` if the name is in use again.
     pub async fn undelete(self, name: VolumeName) -> Result<Outcome> {
         self.run("undelete", vec![name.clone()], SHORT_PATIENCE, |work| async move {
-            work.undelete(&name).await
+            let outcome = work.undelete(&name).await?;
+            let text = format!("volume {name} was taken back from the trash");
+            work.tell_change(outcome, "volume.undeleted", &name, text);
+            Ok(outcome)
         })
         .await
     }
@@ -123,6 +140,11 @@ impl Change {
         let grant = self
             .run("mount", vec![name.clone()], LONG_PATIENCE, move |work| async move {
                 let path = work.mount(&name, &id, holder).await?;
+                work.engine.tell(
+                    "volume.mounted",
+                    &name,
+                    format!("volume {name} was mounted for {id}"),
+                );
                 Ok(Grant::new(work.engine.clone(), name, id, path))
             })
             .await?;
@@ -135,7 +157,10 @@ impl Change {
     /// `InUse` if it was the last and files are still open.
     pub async fn unmount(self, name: VolumeName, id: MountId) -> Result<Outcome> {
         self.run("unmount", vec![name.clone()], SHORT_PATIENCE, |work| async move {
-            work.unmount(&name, &id).await
+            let outcome = work.unmount(&name, &id).await?;
+            let text = format!("volume {name} was unmounted for {id}");
+            work.tell_change(outcome, "volume.unmounted", &name, text);
+            Ok(outcome)
         })
         .await
     }
@@ -146,7 +171,10 @@ impl Change {
     /// `Invalid` for a smaller size; `Unsupported` if its backend cannot.
     pub async fn resize(self, name: VolumeName, size: ByteSize) -> Result<Outcome> {
         self.run("grow", vec![name.clone()], LONG_PATIENCE, move |work| async move {
-            work.grow(&name, size).await
+            let outcome = work.grow(&name, size).await?;
+            let text = format!("volume {name} has grown to {size}");
+            work.tell_change(outcome, "volume.grown", &name, text);
+            Ok(outcome)
         })
         .await
     }
@@ -157,12 +185,12 @@ impl Change {
     /// `InUse` while it is mounted; `Conflict` if the name is taken.
     pub async fn rename(self, name: VolumeName, new: VolumeName) -> Result<Outcome> {
         let names = vec![name.clone(), new.clone()];
-        self.run(
-            "rename",
-            names,
-            SHORT_PATIENCE,
-            |work| async move { work.rename(&name, new).await },
-        )
+        self.run("rename", names, SHORT_PATIENCE, |work| async move {
+            let outcome = work.rename(&name, new.clone()).await?;
+            let text = format!("volume {name} has the name {new} now");
+            work.tell_change(outcome, "volume.renamed", &new, text);
+            Ok(outcome)
+        })
         .await
     }
 
@@ -173,7 +201,10 @@ impl Change {
     /// mounted volume would be frozen for too long.
     pub async fn snapshot(self, reference: SnapshotRef) -> Result<Outcome> {
         self.run("snapshot", vec![reference.volume.clone()], LONG_PATIENCE, |work| async move {
-            work.snapshot(&reference).await
+            let outcome = work.snapshot(&reference).await?;
+            let text = format!("snapshot {reference} was cut");
+            work.tell_change(outcome, "snapshot.created", &reference, text);
+            Ok(outcome)
         })
         .await
     }
@@ -185,7 +216,10 @@ impl Change {
     pub async fn remove_snapshot(self, reference: SnapshotRef) -> Result<Outcome> {
         let names = vec![reference.volume.clone()];
         self.run("delete-snapshot", names, SHORT_PATIENCE, |work| async move {
-            work.remove_snapshot(&reference).await
+            let outcome = work.remove_snapshot(&reference).await?;
+            let text = format!("snapshot {reference} was removed");
+            work.tell_change(outcome, "snapshot.removed", &reference, text);
+            Ok(outcome)
         })
         .await
     }
@@ -197,7 +231,11 @@ impl Change {
     /// `InUse` while the volume is mounted; `NotFound` if there is no such snapshot.
     pub async fn restore(self, reference: SnapshotRef) -> Result<SnapshotName> {
         self.run("restore", vec![reference.volume.clone()], LONG_PATIENCE, |work| async move {
-            work.restore(&reference).await
+            let safety = work.restore(&reference).await?;
+            let text =
+                format!("snapshot {reference} was restored; what it replaced is kept as {safety}");
+            work.engine.tell("snapshot.restored", &reference, text);
+            Ok(safety)
         })
         .await
     }
@@ -284,6 +322,7 @@ impl Change {
             Ok(ownership) => ownership,
             Err(error) => {
                 let result = Err(failed(error));
+                engine.tell_failure(&subject, &result);
                 entry.end(engine.inner.environment.clock.now(), &result);
                 return result;
             }
@@ -300,6 +339,7 @@ impl Change {
             if let Err(error) = &result {
                 tracing::warn!(operation = %id, "{}", error.full_message());
             }
+            engine.tell_failure(&subject, &result);
             entry.end(engine.inner.environment.clock.now(), &result);
             drop(ownership);
             // What nobody waits for is dropped here; a mount's grant then undoes itself.
@@ -310,6 +350,19 @@ impl Change {
 }
 
 impl Work {
+    /// Tells those who watch of a change that was one.
+    pub(super) fn tell_change(
+        &self,
+        outcome: Outcome,
+        kind: &str,
+        subject: &impl ToString,
+        text: String,
+    ) {
+        if outcome == Outcome::Changed {
+            self.engine.tell(kind, subject, text);
+        }
+    }
+
     /// Finishes or undoes what earlier operations left of these volumes.
     async fn settle(&self, subjects: &[Subject]) -> Result<()> {
         let left: Vec<Arc<Operation>> = self.engine.inner.catalog.read(|state| {
@@ -389,6 +442,12 @@ impl Work {
 }
 
 impl Engine {
+    fn tell_failure<T>(&self, subject: &Subject, result: &Result<T>) {
+        if let Err(error) = result {
+            self.tell("operation.failed", &subject.short(), error.full_message());
+        }
+    }
+
     /// Keeps a description of `volume` with its data: its complete snapshots as recorded, with
     /// `extra` added and `without` left out.
     pub(super) async fn describe(

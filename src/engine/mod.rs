@@ -8,6 +8,7 @@
 mod adopt;
 mod change;
 mod create;
+mod events;
 mod freeze;
 mod mount;
 mod owner;
@@ -30,6 +31,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use change::Change;
+pub use events::{Events, Follower};
 pub use freeze::thaw_all;
 pub use rebuild::{RebuildReport, Unreadable, rebuild_catalog};
 pub use remove::SnapshotsToo;
@@ -93,6 +95,7 @@ struct Inner {
     backends: BTreeMap<BackendName, Arc<dyn Backend>>,
     owners: Arc<Owners>,
     registry: Arc<Registry>,
+    events: Arc<Events>,
     freezes: Freezes,
     usage: Mutex<read::UsageCache>,
     sources: Mutex<read::SourceCache>,
@@ -122,6 +125,7 @@ impl Engine {
         if !backends.contains_key(&config.default_backend) {
             return Err(unknown_backend(&config.default_backend, &backends));
         }
+        let events = Arc::new(Events::new(environment.clock.now()));
         let engine = Self {
             inner: Arc::new(Inner {
                 config,
@@ -130,12 +134,14 @@ impl Engine {
                 backends,
                 owners: Arc::default(),
                 registry: Arc::default(),
+                events,
                 freezes: Freezes::default(),
                 usage: Mutex::default(),
                 sources: Mutex::default(),
                 warnings: Mutex::default(),
             }),
         };
+        engine.listen_to_backends();
         engine.tell_of_unavailable();
         engine.reconcile().await?;
         engine.look_for_unknown();
@@ -161,6 +167,32 @@ impl Engine {
                 Ok(Err(error)) => tracing::warn!(backend = %name, "{}", error.full_message()),
                 Err(_) => tracing::warn!(backend = %name, "the backend does not stop in time"),
             }
+        }
+    }
+
+    /// What has happened lately.
+    pub fn events(&self) -> &Arc<Events> {
+        &self.inner.events
+    }
+
+    /// Tells those who watch.
+    fn tell(&self, kind: &str, subject: &impl ToString, message: impl Into<String>) {
+        let now = self.inner.environment.clock.now();
+        self.inner.events.add(now, kind, subject.to_string(), message.into());
+    }
+
+    /// Makes events of what backends notice, for as long as they do.
+    fn listen_to_backends(&self) {
+        for backend in self.inner.backends.values() {
+            let Some(mut notices) = backend.notices() else { continue };
+            let events = Arc::clone(&self.inner.events);
+            let clock = Arc::clone(&self.inner.environment.clock);
+            let name = backend.name().to_string();
+            tokio::spawn(async move {
+                while let Some(notice) = notices.recv().await {
+                    events.add(clock.now(), notice.kind.as_str(), name.clone(), notice.message);
+                }
+            });
         }
     }
 
@@ -209,6 +241,7 @@ impl Engine {
         let mut warnings =
             self.inner.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if !warnings.contains(&warning) {
+            self.tell("node.warning", &self.inner.config.node, warning.clone());
             warnings.push(warning);
         }
     }

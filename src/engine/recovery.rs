@@ -65,6 +65,8 @@ impl Engine {
             Ok(()) => {
                 self.unwarn(&what);
                 tracing::info!(volume = %name, kind, "cleaned up");
+                let text = format!("what was left of a {kind} of volume {name} was cleaned up");
+                self.tell("operation.recovered", name, text);
             }
             Err(error) => self.warn(format!("{what}{}", error.full_message())),
         }

@@ -177,7 +177,10 @@ impl Engine {
             let change = self.change(None);
             let purged = change
                 .run("purge", names, std::time::Duration::from_secs(60), |work| async move {
-                    work.purge(&volume).await
+                    let outcome = work.purge(&volume).await?;
+                    let text = format!("volume {} was deleted from the trash", volume.name);
+                    work.tell_change(outcome, "volume.removed", &volume.name, text);
+                    Ok(outcome)
                 })
                 .await;
             // Logged where it failed; the next round tries again.

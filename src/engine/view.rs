@@ -226,3 +226,18 @@ pub struct PoolView {
     /// What an administrator should know or mend, as sentences.
     pub warnings: Vec<String>,
 }
+
+/// Something that has happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventView {
+    /// Its number: one more than that of the event before, and larger than all of the daemon's last run.
+    pub sequence: u64,
+    /// When it happened.
+    pub time: Timestamp,
+    /// Stable word, such as `volume.created`.
+    pub kind: String,
+    /// The volume, snapshot, pool or backend.
+    pub subject: String,
+    /// A sentence for people.
+    pub message: String,
+}

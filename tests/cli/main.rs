@@ -9,6 +9,7 @@ mod admin;
 mod commands;
 mod config;
 mod daemon;
+mod events;
 
 use std::process::{Command, Stdio};
 

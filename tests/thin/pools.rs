@@ -212,3 +212,49 @@ in_lab! {
         assert!(Path::new(disk).exists());
     }
 }
+
+in_lab! {
+    on |host| host.memory(1024).modules(&["dm-thin-pool", "loop"]).new_disk(512);
+    fn a_pool_that_fills_up_tells_so_once_and_works_again_when_it_has_room() {
+        let host = Host::new();
+        let daemon = on_devices(&host, &["/dev/ubda"]).start(&host);
+        let (cli, plugin) = (daemon.cli(), daemon.plugin());
+        plugin.create("small", &[("size", "64M")]).unwrap();
+        plugin.create("data", &[("size", "2G")]).unwrap();
+        let mountpoint = plugin.mount("data", "c1").unwrap();
+        let fill = |mebibytes: u32| {
+            let file = host.inside(mountpoint.join("file"));
+            let to = format!("of={}", file.display());
+            let count = format!("count={mebibytes}");
+            let dd = ["if=/dev/zero", &to, "bs=1M", &count, "conv=fsync,notrunc", "status=none"];
+            Command::new("dd").args(dd).output().unwrap().status.success()
+        };
+        let pool_events = || {
+            let told = cli.ok(&["events"]).stdout;
+            let events = told.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let of_pool = events.filter(|event| event["subject"] == "thin");
+            of_pool.map(|event| event["kind"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let until = |expected: &[&str]| {
+            let told = wait::try_until(|| (pool_events() == expected).then_some(()));
+            assert!(told.is_some(), "{:?} and not {expected:?}", pool_events());
+        };
+        assert!(fill(380));
+        until(&["pool.low"]);
+        assert!(!fill(600), "there is no room for it");
+        until(&["pool.low", "pool.full"]);
+        let pool = cli.ok(&["pool", "inspect"]).json();
+        assert_eq!(pool["state"], "full");
+        assert!(pool["warnings"][0].as_str().unwrap().contains("pool grow"), "{pool}");
+        let why = plugin.create("more", &[("size", "64M")]).unwrap_err();
+        assert!(why.contains("only") && why.contains("free"), "{why}");
+
+        plugin.unmount("data", "c1").unwrap();
+        plugin.remove("data").unwrap();
+        until(&["pool.low", "pool.full", "pool.recovered"]);
+        assert_eq!(cli.ok(&["pool", "inspect"]).json()["state"], "active");
+        is_sound(&daemon);
+        plugin.mount("small", "c1").unwrap();
+        plugin.unmount("small", "c1").unwrap();
+    }
+}

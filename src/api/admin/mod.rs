@@ -1,6 +1,7 @@
 //! The admin API: HTTP and JSON under `/v1`, for the command line and for programs
 //! (`docs/admin-api.md`).
 
+mod events;
 mod extract;
 mod pools;
 mod wire;
@@ -14,10 +15,11 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
 use tokio::net::UnixListener;
+use tokio::sync::watch;
 
 use super::Gate;
 use super::server::{self, Limits};
@@ -29,6 +31,7 @@ use crate::id::{MountId, OperationId, VolumeUuid};
 use crate::model::{Holder, Outcome};
 use crate::name::{SnapshotName, SnapshotRef, VolumeName};
 use crate::options::VolumeOptions;
+use events::Ending;
 use extract::{Body, Failure, Params, Segments};
 
 /// How long a detached change may take to fail before it counts as on its way.
@@ -41,7 +44,13 @@ pub async fn serve(
     limits: Limits,
     stop: impl Future<Output = ()>,
 ) {
-    let service = TowerToHyperService::new(router(gate));
+    let (closing, ending) = watch::channel(());
+    let stop = async move {
+        stop.await;
+        drop(closing);
+    };
+    let router = router(gate).layer(Extension(Ending(ending)));
+    let service = TowerToHyperService::new(router);
     server::serve(listener, limits, service, stop).await;
 }
 
@@ -67,6 +76,7 @@ fn router(gate: Gate) -> Router {
         .route("/v1/pools/{pool}/repair", post(pools::repair))
         .route("/v1/operations", get(operations))
         .route("/v1/operations/{operation}", get(operation))
+        .route("/v1/events", get(events::events))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .with_state(gate)

@@ -26,16 +26,18 @@ mod watch;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::mpsc;
 
 use self::pool::Pool;
 use super::locks::VolumeLocks;
+use super::notice::Notifier;
 use super::{
     Attachment, Backend, BackendKind, BackendStatus, Description, Expected, Extents, Found, Grow,
-    Locator, MountSource, Pooled, Presence, Scope, Snapshots, Usage,
+    Locator, MountSource, Notice, NoticeKind, Pooled, Presence, Scope, Snapshots, Usage,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{StorageId, VolumeUuid};
@@ -108,6 +110,8 @@ pub struct ThinBackend {
     expected: Expected,
     state: RwLock<State>,
     locks: VolumeLocks,
+    notifier: Notifier,
+    notices: Mutex<Option<mpsc::Receiver<Notice>>>,
 }
 
 /// Whether there is a pool to work with.
@@ -120,9 +124,9 @@ enum State {
 }
 
 impl State {
-    fn watched(pool: Pool) -> Self {
+    fn watched(pool: Pool, notifier: Notifier) -> Self {
         let pool = Arc::new(pool);
-        watch::begin(&pool);
+        watch::begin(&pool, notifier);
         Self::Active(pool)
     }
 }
@@ -136,16 +140,27 @@ impl ThinBackend {
     /// `Unavailable` if the pool is not the expected one, `Unsupported` if this host cannot.
     pub async fn open(config: ThinConfig, mut expected: Expected) -> Result<Self> {
         check_chunk_size(config.chunk_size)?;
+        let (notifier, notices) = Notifier::channel();
         let state = match Pool::open(config.clone(), expected.clone()).await {
             Ok(pool) => {
                 // From now on it is this pool and no other.
                 expected = Expected::Storage(pool.names.storage());
-                State::watched(pool)
+                State::watched(pool, notifier.clone())
             }
-            Err(error) if error.kind() == ErrorKind::Corrupt => State::Damaged(error),
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                notifier.tell(NoticeKind::PoolDamaged, told(&error));
+                State::Damaged(error)
+            }
             Err(error) => return Err(error),
         };
-        Ok(Self { config, expected, state: RwLock::new(state), locks: VolumeLocks::default() })
+        Ok(Self {
+            config,
+            expected,
+            state: RwLock::new(state),
+            locks: VolumeLocks::default(),
+            notifier,
+            notices: Mutex::new(Some(notices)),
+        })
     }
 
     fn active(&self) -> Result<Arc<Pool>> {
@@ -341,6 +356,10 @@ impl Backend for ThinBackend {
     async fn stop(&self) -> Result<Outcome> {
         let Some(pool) = self.take_pool().await? else { return Ok(Outcome::Unchanged) };
         blocking::run("deactivating the pool", QUICK, move || pool.deactivate()).await
+    }
+
+    fn notices(&self) -> Option<mpsc::Receiver<Notice>> {
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {

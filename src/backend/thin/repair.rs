@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::pool::{Opened, Pool, in_use};
 use super::{QUICK, SLOW, State, ThinBackend, ThinConfig, closed};
+use crate::backend::NoticeKind;
 use crate::clock::{Clock as _, System};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::PoolUuid;
@@ -55,7 +56,7 @@ pub(super) async fn repair(backend: &ThinBackend) -> Result<Vec<String>> {
     let mended = mended.await;
     // Whatever came of it: what can be used is used.
     let (state, opened) = match Pool::open(backend.config.clone(), backend.expected.clone()).await {
-        Ok(pool) => (State::watched(pool), Ok(())),
+        Ok(pool) => (State::watched(pool, backend.notifier.clone()), Ok(())),
         Err(error) => {
             let told = error.again();
             (State::Damaged(error), Err(told))
@@ -64,6 +65,7 @@ pub(super) async fn repair(backend: &ThinBackend) -> Result<Vec<String>> {
     *backend.state_mut() = state;
     mended?;
     opened?;
+    backend.notifier.tell(NoticeKind::PoolRecovered, "the pool was mended and is in use again");
     done.push("the pool is in use again".to_owned());
     Ok(done)
 }
