@@ -1,7 +1,8 @@
-//! The sockets: Docker's plugin protocol and the admin API. They translate and decide nothing.
+//! The sockets: Docker's plugin protocol, and the admin API with its metrics. They translate and decide nothing.
 
 pub mod admin;
 pub mod docker;
+pub mod metrics;
 pub mod server;
 mod stream;
 

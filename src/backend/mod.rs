@@ -412,6 +412,9 @@ pub enum PoolState {
 }
 
 impl PoolState {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Active, Self::Full, Self::ReadOnly, Self::Damaged];
+
     /// One word for people.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tracing::level_filters::LevelFilter;
 
 use crate::api::docker::Place;
+use crate::api::metrics::Metrics;
 use crate::api::server::Limits;
 use crate::api::{Gate, GateKeeper, admin, docker};
 use crate::catalog::Catalog;
@@ -111,9 +112,16 @@ async fn serve(config: &Config, catalog: CatalogChoice) -> Result<()> {
     };
     // Docker holds a lock until Activate is answered, so this comes before all work.
     let limits = limits();
-    let plugin =
-        docker::serve(plugin_socket.listener()?, gate.clone(), place, limits, told(&stopped));
-    let admin = admin::serve(admin_socket.listener()?, gate, limits, told(&stopped));
+    let metrics = Metrics::default();
+    let plugin = docker::serve(
+        plugin_socket.listener()?,
+        gate.clone(),
+        place,
+        metrics.clone(),
+        limits,
+        told(&stopped),
+    );
+    let admin = admin::serve(admin_socket.listener()?, gate, metrics, limits, told(&stopped));
     let faces = [tokio::spawn(plugin), tokio::spawn(admin)];
 
     let result = tokio::select! {

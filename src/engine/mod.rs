@@ -9,6 +9,7 @@ mod adopt;
 mod change;
 mod create;
 mod events;
+mod figures;
 mod freeze;
 mod mount;
 mod owner;
@@ -32,6 +33,7 @@ use std::time::Duration;
 
 pub use change::Change;
 pub use events::{Events, Follower};
+pub use figures::{Figures, Work};
 pub use freeze::thaw_all;
 pub use rebuild::{RebuildReport, Unreadable, rebuild_catalog};
 pub use remove::SnapshotsToo;
@@ -99,6 +101,7 @@ struct Inner {
     freezes: Freezes,
     usage: Mutex<read::UsageCache>,
     sources: Mutex<read::SourceCache>,
+    pools: Mutex<figures::PoolCache>,
     /// What the start found and nobody has mended.
     warnings: Mutex<Vec<String>>,
 }
@@ -138,6 +141,7 @@ impl Engine {
                 freezes: Freezes::default(),
                 usage: Mutex::default(),
                 sources: Mutex::default(),
+                pools: Mutex::default(),
                 warnings: Mutex::default(),
             }),
         };

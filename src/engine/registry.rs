@@ -1,10 +1,11 @@
 //! Operations as people watch them: what runs, how far it is, and how the last ones ended.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
+use super::figures::Work;
 use super::view::{ErrorView, OperationState, OperationView};
 use crate::error::{Error, Result};
 use crate::id::OperationId;
@@ -22,6 +23,7 @@ pub(super) struct Registry {
 struct Inner {
     running: HashMap<OperationId, Running>,
     over: VecDeque<OperationView>,
+    counts: BTreeMap<(Work, bool), u64>,
 }
 
 #[derive(Debug)]
@@ -81,6 +83,16 @@ impl Registry {
         running.into_iter().chain(inner.over.iter().cloned()).collect()
     }
 
+    /// How many run, and how many are over and whether they failed.
+    pub(super) fn counts(&self) -> (BTreeMap<Work, u64>, BTreeMap<(Work, bool), u64>) {
+        let inner = self.lock();
+        let mut running = BTreeMap::new();
+        for one in inner.running.values() {
+            *running.entry(one.work()).or_default() += 1;
+        }
+        (running, inner.counts.clone())
+    }
+
     pub(super) fn view(&self, id: OperationId) -> Option<OperationView> {
         let inner = self.lock();
         let running = inner.running.get(&id).map(|running| running.view(id));
@@ -97,6 +109,7 @@ impl Registry {
     fn end(&self, id: OperationId, finished: Option<Timestamp>, error: Option<ErrorView>) {
         let mut inner = self.lock();
         let Some(running) = inner.running.remove(&id) else { return };
+        *inner.counts.entry((running.work(), error.is_some())).or_default() += 1;
         let state = if error.is_some() { OperationState::Failed } else { OperationState::Done };
         inner.over.push_back(OperationView { state, finished, error, ..running.view(id) });
         if inner.over.len() > HISTORY {
@@ -110,6 +123,10 @@ impl Registry {
 }
 
 impl Running {
+    fn work(&self) -> Work {
+        Work { kind: self.kind, subject: self.subject.word() }
+    }
+
     fn view(&self, id: OperationId) -> OperationView {
         OperationView {
             id,

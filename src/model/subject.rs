@@ -24,6 +24,14 @@ impl Subject {
         }
     }
 
+    /// What it is, in a word.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Volume(_) => "volume",
+            Self::Pool(_) => "pool",
+        }
+    }
+
     /// The volume, if it is one.
     pub fn volume(&self) -> Option<&VolumeName> {
         match self {

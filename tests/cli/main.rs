@@ -10,6 +10,7 @@ mod commands;
 mod config;
 mod daemon;
 mod events;
+mod metrics;
 
 use std::process::{Command, Stdio};
 

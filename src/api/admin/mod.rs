@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -22,6 +23,7 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 
 use super::Gate;
+use super::metrics::{self, Metrics};
 use super::server::{self, Limits};
 use crate::backend::PoolCheck;
 use crate::engine::view::{OperationView, SnapshotView, StatusView, VolumeDetails, VolumeSummary};
@@ -41,6 +43,7 @@ const FIRST_LOOK: Duration = Duration::from_millis(250);
 pub async fn serve(
     listener: UnixListener,
     gate: Gate,
+    metrics: Metrics,
     limits: Limits,
     stop: impl Future<Output = ()>,
 ) {
@@ -49,7 +52,7 @@ pub async fn serve(
         stop.await;
         drop(closing);
     };
-    let router = router(gate).layer(Extension(Ending(ending)));
+    let router = router(gate).layer(Extension(Ending(ending))).layer(Extension(metrics));
     let service = TowerToHyperService::new(router);
     server::serve(listener, limits, service, stop).await;
 }
@@ -77,6 +80,7 @@ fn router(gate: Gate) -> Router {
         .route("/v1/operations", get(operations))
         .route("/v1/operations/{operation}", get(operation))
         .route("/v1/events", get(events::events))
+        .route("/metrics", get(numbers))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .with_state(gate)
@@ -102,6 +106,14 @@ async fn engine(gate: &Gate) -> Result<Engine> {
 
 async fn status(State(gate): State<Gate>) -> Answer<StatusView> {
     Ok(Json(engine(&gate).await?.status().await))
+}
+
+async fn numbers(
+    State(gate): State<Gate>,
+    Extension(metrics): Extension<Metrics>,
+) -> Result<Response, Failure> {
+    let text = metrics.render(&engine(&gate).await?).await?;
+    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
 async fn volumes(State(gate): State<Gate>) -> Answer<Vec<VolumeSummary>> {

@@ -14,6 +14,7 @@ use hyper::{Method, Request, StatusCode};
 use tokio::net::UnixListener;
 
 use super::Gate;
+use super::metrics::Metrics;
 use super::server::{self, BodyFault, Limits};
 use crate::engine::{Engine, SnapshotsToo};
 use crate::error::{Error, ErrorKind, Result};
@@ -42,6 +43,7 @@ pub struct Place {
 struct Face {
     gate: Gate,
     place: Place,
+    metrics: Metrics,
     limits: Limits,
 }
 
@@ -50,10 +52,11 @@ pub async fn serve(
     listener: UnixListener,
     gate: Gate,
     place: Place,
+    metrics: Metrics,
     limits: Limits,
     stop: impl Future<Output = ()>,
 ) {
-    let face = std::sync::Arc::new(Face { gate, place, limits });
+    let face = std::sync::Arc::new(Face { gate, place, metrics, limits });
     let service = hyper::service::service_fn(move |request| {
         let face = face.clone();
         async move { face.answer(request).await }
@@ -109,6 +112,21 @@ impl Endpoint {
         }
     }
 
+    /// The last part of its path, for metrics.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Activate => "Activate",
+            Self::Capabilities => "Capabilities",
+            Self::List => "List",
+            Self::Get => "Get",
+            Self::Path => "Path",
+            Self::Create => "Create",
+            Self::Remove => "Remove",
+            Self::Mount => "Mount",
+            Self::Unmount => "Unmount",
+        }
+    }
+
     fn word(self) -> &'static str {
         match self {
             Self::Activate => "activate",
@@ -123,6 +141,32 @@ impl Endpoint {
     }
 }
 
+/// A request that is being answered; counted when it is dropped.
+#[derive(Debug)]
+struct Asked<'a> {
+    endpoint: Endpoint,
+    begun: Instant,
+    metrics: &'a Metrics,
+    result: &'static str,
+}
+
+impl Asked<'_> {
+    fn answered(mut self, reply: Result<Reply, HangUp>) -> Result<Reply, HangUp> {
+        self.result = match &reply {
+            Ok(reply) if wire::is_failure(reply) => "error",
+            Ok(_) => "ok",
+            Err(HangUp) => "closed",
+        };
+        reply
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.metrics.asked(self.endpoint.name(), self.result, self.begun.elapsed());
+    }
+}
+
 impl Face {
     async fn answer(&self, request: Request<Incoming>) -> Result<Reply, HangUp> {
         let Some(endpoint) = Endpoint::find(request.uri().path()) else {
@@ -133,6 +177,16 @@ impl Face {
             let text = "Docker's volume plugin protocol has POST only";
             return Ok(wire::failed(StatusCode::METHOD_NOT_ALLOWED, text));
         }
+        let asked =
+            Asked { endpoint, begun: Instant::now(), metrics: &self.metrics, result: "dropped" };
+        asked.answered(self.answer_to(endpoint, request).await)
+    }
+
+    async fn answer_to(
+        &self,
+        endpoint: Endpoint,
+        request: Request<Incoming>,
+    ) -> Result<Reply, HangUp> {
         let body = match server::read_body(request.into_body(), &self.limits).await {
             Ok(body) => body,
             Err(fault) => return Ok(self.refuse(fault)),
@@ -332,7 +386,8 @@ mod tests {
             let listener = UnixListener::bind(directory.path().join("s")).unwrap();
             let (keeper, gate) = Gate::closed();
             let place = Place { node: "n".into(), default_backend: "loop".parse().unwrap() };
-            let serving = serve(listener, gate, place, Limits::default(), std::future::pending());
+            let (metrics, limits) = (Metrics::default(), Limits::default());
+            let serving = serve(listener, gate, place, metrics, limits, std::future::pending());
             tokio::spawn(serving);
             Self { directory, keeper }
         }

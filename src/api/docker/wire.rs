@@ -140,7 +140,18 @@ pub(super) fn done() -> Reply {
 }
 
 pub(super) fn failed(status: StatusCode, text: &str) -> Reply {
-    json(status, &Failed { error: text })
+    let mut reply = json(status, &Failed { error: text });
+    reply.extensions_mut().insert(Refusal);
+    reply
+}
+
+/// Marks answers that are errors: Docker takes most of them with status 200.
+#[derive(Debug, Clone, Copy)]
+struct Refusal;
+
+/// Whether an answer tells an error.
+pub(super) fn is_failure(reply: &Reply) -> bool {
+    reply.extensions().get::<Refusal>().is_some()
 }
 
 pub(super) fn mounted_at(path: &str) -> Reply {

@@ -99,7 +99,7 @@ async fn mend(backend: &ThinBackend, done: &mut Vec<String>) -> Result<()> {
     let device = opened.metadata_path()?;
     let pool = opened.names.pool_uuid();
     if !finish_interrupted(config, pool, &device, done).await? {
-        let time = System.now().strftime("%Y%m%dT%H%M%S%3fZ");
+        let time = System.now().strftime("%Y%m%dT%H%M%SZ");
         let copy = config.copies.join(format!("{pool}-{time}.{COPY}"));
         copy_metadata(&device, &copy).await?;
         done.push(format!("a copy of the metadata is kept in {}", copy.display()));

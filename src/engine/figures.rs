@@ -1,0 +1,94 @@
+//! Numbers for monitoring, from memory.
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Engine;
+use super::view::PoolView;
+use crate::name::BackendName;
+
+/// How old the pools' levels may be before they are asked for again.
+const POOLS_AGE: Duration = Duration::from_secs(10);
+
+/// The pools as they were last told.
+pub(super) type PoolCache = Option<(Instant, Vec<PoolView>)>;
+
+/// What kind of operation, on what: `volume` or `pool`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Work {
+    /// `create`, `grow` and so on.
+    pub kind: &'static str,
+    /// `volume` or `pool`.
+    pub subject: &'static str,
+}
+
+/// Numbers of this node.
+#[derive(Debug, Clone, Default)]
+pub struct Figures {
+    /// Volumes by backend and state.
+    pub volumes: BTreeMap<(BackendName, &'static str), u64>,
+    /// Volumes that are mounted here.
+    pub mounted: u64,
+    /// Operations that run.
+    pub running: BTreeMap<Work, u64>,
+    /// Operations that are over since the start, and whether they failed.
+    pub over: BTreeMap<(Work, bool), u64>,
+    /// The pools, as they were some seconds ago.
+    pub pools: Vec<PoolView>,
+}
+
+impl Engine {
+    /// Numbers of this node. Asks no backend, but for the pools when it is called first.
+    pub async fn figures(&self) -> Figures {
+        let boot = self.inner.environment.host.boot_id();
+        let mut figures = self.inner.catalog.read(|state| {
+            let mut figures = Figures::default();
+            for volume in state.volumes() {
+                let key = (volume.backend.clone(), volume.state.as_str());
+                *figures.volumes.entry(key).or_default() += 1;
+            }
+            let mounted = state.ledgers().filter(|(_, ledger)| ledger.boot == boot);
+            figures.mounted = mounted.count() as u64;
+            figures
+        });
+        (figures.running, figures.over) = self.inner.registry.counts();
+        figures.pools = self.pools_lately().await;
+        figures
+    }
+
+    async fn pools_lately(&self) -> Vec<PoolView> {
+        let now = Instant::now();
+        let known = {
+            let mut cache = self.pool_cache();
+            let is_old = |told: Instant| now.duration_since(told) >= POOLS_AGE;
+            match &mut *cache {
+                Some((told, pools)) if is_old(*told) => {
+                    // One asks; the others go on with what is known.
+                    *told = now;
+                    let engine = self.clone();
+                    tokio::spawn(async move { engine.ask_pools().await });
+                    Some(pools.clone())
+                }
+                Some((_, pools)) => Some(pools.clone()),
+                None => None,
+            }
+        };
+        match known {
+            Some(pools) => pools,
+            None => self.ask_pools().await,
+        }
+    }
+
+    async fn ask_pools(&self) -> Vec<PoolView> {
+        let pools = self.pools().await;
+        *self.pool_cache() = Some((Instant::now(), pools.clone()));
+        pools
+    }
+
+    fn pool_cache(&self) -> std::sync::MutexGuard<'_, PoolCache> {
+        self.inner.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
