@@ -1,10 +1,14 @@
 //! Device-mapper devices. A device is known by its uuid, never by a name or a number alone.
 //!
-//! Every call may hang: a resume and a removal wait for udev, which may be stuck, and a suspend waits
-//! for what is being written. They belong on threads that can be abandoned.
+//! Every call may hang: a suspend waits for what is being written. They belong on threads that can be
+//! abandoned. A resume and a removal wait for udev too, but not for long: it may be stuck, and we need
+//! nothing that it does.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use devicemapper::{DM, DevId, DeviceInfo, DmError, DmFlags, DmName, DmOptions, DmUuid};
 use nix::errno::Errno;
@@ -13,6 +17,9 @@ use super::device_node::{self, NodeKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{BackendStep, reached_blocking};
 use crate::model::Outcome;
+
+/// Where udev listens, if it runs.
+const UDEV_CONTROL: &str = "/run/udev/control";
 
 /// Bytes in a sector, the unit of every table.
 pub(crate) const SECTOR: u64 = 512;
@@ -64,7 +71,9 @@ impl Mapped {
 /// The way to the driver.
 #[derive(Debug)]
 pub(crate) struct DeviceMapper {
-    driver: Driver,
+    driver: Arc<Driver>,
+    /// It did not answer the last time.
+    udev_is_stuck: AtomicBool,
 }
 
 struct Driver(DM);
@@ -88,11 +97,62 @@ impl DeviceMapper {
         make_control_node()?;
         let dm = DM::new().map_err(|error| unsupported(&error.to_string()))?;
         dm.version().map_err(|error| unsupported(&error.to_string()))?;
-        Ok(Self { driver: Driver(dm) })
+        Ok(Self { driver: Arc::new(Driver(dm)), udev_is_stuck: AtomicBool::new(false) })
     }
 
     fn dm(&self) -> &DM {
         &self.driver.0
+    }
+
+    /// Makes a call that tells udev and waits for it, and goes on without udev once `is_done` says that
+    /// the kernel has done its part. The thread that still waits ends when udev answers.
+    fn without_waiting_long(
+        &self,
+        call: impl FnOnce(&DM) -> Result<(), DmError> + Send + 'static,
+        is_done: impl Fn() -> Result<bool>,
+    ) -> Result<Result<(), DmError>> {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        const LITTLE_PATIENCE: Duration = Duration::from_millis(100);
+        const PAUSE: Duration = Duration::from_millis(50);
+        if !Path::new(UDEV_CONTROL).exists() {
+            return Ok(call(self.dm()));
+        }
+        let (sender, receiver) = mpsc::channel();
+        let driver = Arc::clone(&self.driver);
+        std::thread::Builder::new()
+            .name("udev".to_owned())
+            .spawn(move || {
+                // Nobody may be there to hear it.
+                let _ = sender.send(call(&driver.0));
+            })
+            .map_err(|error| Error::io("cannot start a thread", error))?;
+        let was_stuck = self.udev_is_stuck.load(Ordering::Relaxed);
+        let began = Instant::now();
+        let patience = if was_stuck { LITTLE_PATIENCE } else { PATIENCE };
+        loop {
+            match receiver.recv_timeout(PAUSE) {
+                Ok(done) => {
+                    self.udev_is_stuck.store(false, Ordering::Relaxed);
+                    return Ok(done);
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Error::internal("a call of device-mapper broke off"));
+                }
+                Err(RecvTimeoutError::Timeout) if began.elapsed() < patience => {}
+                Err(RecvTimeoutError::Timeout) if is_done()? => {
+                    if !was_stuck {
+                        tracing::warn!(
+                            "udev does not answer; devices are used without it: see systemctl \
+                             status systemd-udevd, dmsetup udevcookies"
+                        );
+                    }
+                    self.udev_is_stuck.store(true, Ordering::Relaxed);
+                    return Ok(Ok(()));
+                }
+                // The kernel itself is at work.
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
     }
 
     /// The device with this uuid, if the kernel has it.
@@ -208,8 +268,11 @@ impl DeviceMapper {
 
     /// Lets a device's input and output go on, with the table that was loaded last.
     pub(crate) fn resume(&self, uuid: &str) -> Result<()> {
-        self.dm()
-            .device_suspend(&DevId::Uuid(dm_uuid(uuid)?), DmOptions::default())
+        let id = dm_uuid(uuid)?.to_owned();
+        let call =
+            move |dm: &DM| dm.device_suspend(&DevId::Uuid(&id), DmOptions::default()).map(drop);
+        let is_done = || Ok(self.find(uuid)?.is_some_and(|now| now.has_table && !now.suspended));
+        self.without_waiting_long(call, is_done)?
             .map_err(|error| failed(format!("cannot resume the device {uuid}"), &error))?;
         reached_blocking(BackendStep::DeviceResumed)
     }
@@ -256,8 +319,12 @@ impl DeviceMapper {
         loop {
             let Some(device) = self.find(uuid)? else { return Ok(Outcome::Unchanged) };
             if device.open_count == 0 {
-                match self.dm().device_remove(&DevId::Uuid(dm_uuid(uuid)?), DmOptions::default()) {
-                    Ok(_) => {
+                let id = dm_uuid(uuid)?.to_owned();
+                let call = move |dm: &DM| {
+                    dm.device_remove(&DevId::Uuid(&id), DmOptions::default()).map(drop)
+                };
+                match self.without_waiting_long(call, || Ok(self.find(uuid)?.is_none()))? {
+                    Ok(()) => {
                         reached_blocking(BackendStep::DeviceRemoved)?;
                         return Ok(Outcome::Changed);
                     }

@@ -12,7 +12,9 @@ mod daemon;
 mod driver;
 #[path = "../crash/operations.rs"]
 mod operations;
+mod helpers;
 mod pool;
 mod pools;
 mod power;
 mod repair;
+mod udev;
