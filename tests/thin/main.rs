@@ -10,9 +10,10 @@ mod crash;
 mod daemon;
 #[path = "../crash/driver.rs"]
 mod driver;
+mod full;
+mod helpers;
 #[path = "../crash/operations.rs"]
 mod operations;
-mod helpers;
 mod pool;
 mod pools;
 mod power;

@@ -73,7 +73,8 @@ fn data(daemon: &Daemon<'_>) -> u64 {
 }
 
 in_lab! {
-    on |host| host.memory(1024).modules(&["dm-thin-pool", "loop"]);
+    // The filesystem has room for all that the pool is to hold.
+    on |host| host.memory(5120).modules(&["dm-thin-pool", "loop"]);
     fn a_pool_on_files_is_shown_grown_and_checked() {
         let host = Host::new();
         let mut daemon = on_files(&host, "1G").start(&host);

@@ -16,10 +16,11 @@ impl Pool {
     /// Room, and what an administrator should know.
     pub(super) fn backend_status(&self) -> Result<BackendStatus> {
         let status = self.status()?;
+        let data = self.data_level(&status)?;
         let chunk = self.chunk_size().bytes();
         Ok(BackendStatus {
-            total: Some(status.data.total.saturating_mul(chunk)),
-            free: Some(status.data.free().saturating_mul(chunk)),
+            total: Some(data.total.saturating_mul(chunk)),
+            free: Some(data.free().saturating_mul(chunk)),
             location: self.config.storage.to_string(),
             warnings: self.warnings(&status),
         })
@@ -78,7 +79,8 @@ impl Pool {
             );
         }
         let share = self.config.min_free;
-        for (what, level) in [("data", status.data), ("metadata", status.metadata)] {
+        let data = self.data_level(status).unwrap_or(status.data);
+        for (what, level) in [("data", data), ("metadata", status.metadata)] {
             if status.mode == Mode::Writable && level.free() < share.of(level.total) {
                 warnings.push(format!(
                     "less than {share} of the pool's {what} is free, and no volume or snapshot is \

@@ -10,7 +10,7 @@ use super::header::{Header, Progress};
 use super::ids::{Index, Ledger};
 use super::names::Names;
 use super::records::{RECORDS_ID, RECORDS_SIZE, Records};
-use super::status::{METADATA_BLOCK, Mode, PoolStatus};
+use super::status::{Level, METADATA_BLOCK, Mode, PoolStatus};
 use super::storage::{Area, Found, Storage};
 use super::{ThinConfig, ThinStorage};
 use crate::backend::Expected;
@@ -97,13 +97,21 @@ impl Pool {
         self.mapper.message(&self.names.pool().uuid, text, step)
     }
 
+    /// How full the data is. What the filesystem below has no place for is not there.
+    pub(super) fn data_level(&self, status: &PoolStatus) -> Result<Level> {
+        let missing = self.storage.without_place()?.div_ceil(self.chunk_size().bytes());
+        let Level { used, total } = status.data;
+        Ok(Level { used, total: total.saturating_sub(missing).max(used) })
+    }
+
     /// Fails if the pool is too full, or too broken, to take anything new.
     pub(super) fn require_room(&self) -> Result<()> {
         let status = self.status()?;
+        let data = self.data_level(&status)?;
         let chunk = self.chunk_size().bytes();
         let share = self.config.min_free;
         for (what, level, unit) in
-            [("data", status.data, chunk), ("metadata", status.metadata, METADATA_BLOCK)]
+            [("data", data, chunk), ("metadata", status.metadata, METADATA_BLOCK)]
         {
             if level.free() < share.of(level.total) {
                 return Err(Error::out_of_space(format!(

@@ -1,8 +1,11 @@
 //! What a pool lies on: two block devices, one, or two files behind loop devices.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::FallocateFlags;
 
 use super::ThinStorage;
 use super::header::{Header, RESERVED, Role};
@@ -25,6 +28,10 @@ const METADATA_PER_CHUNK: u64 = 4 * 48;
 const SMALLEST_METADATA: u64 = 16 << 20;
 /// `THIN_METADATA_MAX_SECTORS` of the kernel's dm-thin-metadata.h; what is larger is not used.
 const LARGEST_METADATA: u64 = 255 * ((1 << 14) - 64) * 4096;
+
+/// How much of the metadata's file has its place on the filesystem below before it is needed. The kernel
+/// takes the lowest free block, so that what is used lies at the beginning.
+const METADATA_AHEAD: u64 = 16 << 20;
 
 /// How much a pool on files may grow before its metadata has to: holes cost nothing.
 const GROWTH: u64 = 8;
@@ -135,11 +142,13 @@ impl Storage {
                 let data = size.round_up(chunk).and_then(|size| size.bytes().checked_add(RESERVED));
                 let data = data.ok_or_else(|| Error::invalid(format!("{size} is too large")))?;
                 let metadata = RESERVED + metadata_size(size.bytes().saturating_mul(GROWTH), chunk);
-                Ok(Self {
+                let storage = Self {
                     data: Member::image(directory.join(DATA_FILE), data)?,
                     metadata: Some(Member::image(directory.join(METADATA_FILE), metadata)?),
                     _lock: Some(lock),
-                })
+                };
+                storage.keep_room_for_metadata(0)?;
+                Ok(storage)
             }
         }
     }
@@ -273,10 +282,55 @@ impl Storage {
         Ok(Some(()))
     }
 
-    /// The room that the data's file may still take, where the pool lies on files.
+    /// By how much the data's file may grow so that all of it still finds its place on the filesystem
+    /// below; `None` where the pool lies on devices.
     pub(super) fn room_below(&self) -> Result<Option<u64>> {
         let Some(image) = &self.data.image else { return Ok(None) };
-        crate::linux::filesystem_usage(&image.path).map(|room| Some(room.available))
+        Ok(Some(image.available()?.saturating_sub(image.holes()?)))
+    }
+
+    /// How much of the data's file will find no place on the filesystem below.
+    pub(super) fn without_place(&self) -> Result<u64> {
+        let Some(image) = &self.data.image else { return Ok(0) };
+        Ok(image.holes()?.saturating_sub(image.available()?))
+    }
+
+    /// Gives the metadata's file its place on the filesystem below, as far as it will be needed next. A
+    /// pool without room for data goes on; one without room for metadata is broken.
+    pub(super) fn keep_room_for_metadata(&self, used: u64) -> Result<()> {
+        let image = self.metadata.as_ref().and_then(|member| member.image.as_ref());
+        image.map_or(Ok(()), |image| image.keep_room(RESERVED + used + METADATA_AHEAD))
+    }
+}
+
+impl Image {
+    fn available(&self) -> Result<u64> {
+        crate::linux::filesystem_usage(&self.path).map(|room| room.available)
+    }
+
+    /// Bytes that have no place on the filesystem below yet.
+    fn holes(&self) -> Result<u64> {
+        let meta = self.file.metadata().map_err(|error| self.failed(error))?;
+        Ok(meta.len().saturating_sub(meta.blocks().saturating_mul(SECTOR)))
+    }
+
+    fn keep_room(&self, length: u64) -> Result<()> {
+        let meta = self.file.metadata().map_err(|error| self.failed(error))?;
+        let length = i64::try_from(length.min(meta.len())).unwrap_or(i64::MAX);
+        let flags = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        match nix::fcntl::fallocate(&self.file, flags, 0, length) {
+            // Where that is unknown there may be no such thing as a place kept.
+            Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
+            Err(errno) => Err(Error::io(
+                format!("cannot keep room for {}", self.path.display()),
+                errno.into(),
+            )
+            .hint("make room on the filesystem that it is on")),
+        }
+    }
+
+    fn failed(&self, error: std::io::Error) -> Error {
+        Error::io(format!("cannot inspect {}", self.path.display()), error)
     }
 }
 

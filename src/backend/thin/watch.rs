@@ -109,10 +109,20 @@ impl Pool {
             }
             Err(error) => return Err(error),
         };
-        let chunk = self.chunk_size().bytes();
         if status.mode == Mode::ReadOnly {
             return Ok(self.seen(&status, before));
         }
+        let used = status.metadata.used.saturating_mul(METADATA_BLOCK);
+        let kept = self.storage.keep_room_for_metadata(used);
+        // Without room for that, what the data's writers find is the more urgent.
+        let status = self.attend_to_data(status)?;
+        kept?;
+        Ok(self.seen(&status, before))
+    }
+
+    /// Gives the pool's status afterwards.
+    fn attend_to_data(&self, status: PoolStatus) -> Result<PoolStatus> {
+        let chunk = self.chunk_size().bytes();
         if status.data.free() < self.config.low_water.of(status.data.total)
             && let Some(room) = self.storage.room_below()?
         {
@@ -122,13 +132,13 @@ impl Pool {
                 let size = ByteSize::new(now.saturating_add(step));
                 tracing::info!("the pool has little room left; growing it to {size}");
                 self.grow(Some(size))?.ignore();
-                return Ok(self.seen(&self.status()?, before));
+                return self.status();
             }
         }
         if status.fails_when_full == self.can_grow()? {
             self.show_pool()?.ignore();
         }
-        Ok(self.seen(&status, before))
+        Ok(status)
     }
 
     fn seen(&self, status: &PoolStatus, before: Level) -> Seen {
