@@ -214,7 +214,9 @@ impl Engine {
             let status = match answer.await {
                 Ok(Ok(Ok(status))) => Some(status),
                 Ok(Ok(Err(error))) => {
-                    warnings.push(format!("backend {name}: {}", error.full_message()));
+                    let hint = error.hint_text().map(|hint| format!("; {hint}"));
+                    let hint = hint.unwrap_or_default();
+                    warnings.push(format!("backend {name}: {}{hint}", error.full_message()));
                     None
                 }
                 _ => {

@@ -10,8 +10,10 @@ mod crash;
 mod daemon;
 #[path = "../crash/driver.rs"]
 mod driver;
+mod errors;
 mod full;
 mod helpers;
+mod managers;
 #[path = "../crash/operations.rs"]
 mod operations;
 mod pool;

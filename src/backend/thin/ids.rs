@@ -84,7 +84,7 @@ impl Index {
 }
 
 impl Ledger {
-    pub(super) fn load(records: Records) -> Result<(Self, Index)> {
+    pub(super) fn load(mut records: Records) -> Result<(Self, Index)> {
         let transaction = records.transaction()?;
         let mut index = Index::default();
         for (id, thin) in records.thins()? {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use serde::{Deserialize, Serialize};
 
@@ -153,32 +154,38 @@ impl Records {
     /// Opens the database again. After a failed write it refuses everything until then.
     fn reconnect(&mut self) -> Result<()> {
         self.database = None;
+        // What could not be written stays in memory, where it reads as if it had been.
+        posix_fadvise(&self.device, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+            .map_err(|errno| Error::io("cannot read the pool's records afresh", errno.into()))?;
         let storage = DeviceStorage::open(duplicate(&self.device)?, RECORDS_SIZE.bytes())
             .map_err(|error| Error::io("cannot read the pool's records", error))?;
         self.database = Some(connect(storage)?);
         Ok(())
     }
 
-    fn database(&self) -> Result<&Database> {
+    fn database(&mut self) -> Result<&Database> {
+        if self.database.is_none() {
+            self.reconnect()?;
+        }
         self.database
             .as_ref()
             .ok_or_else(|| Error::unavailable("the pool's records could not be opened again"))
     }
 
-    fn number(&self, key: &str) -> Result<Option<u64>> {
+    fn number(&mut self, key: &str) -> Result<Option<u64>> {
         let read = self.database()?.begin_read().map_err(broken)?;
         let numbers = read.open_table(NUMBERS).map_err(broken)?;
         Ok(numbers.get(key).map_err(broken)?.map(|number| number.value()))
     }
 
     /// The transaction of the last change.
-    pub(super) fn transaction(&self) -> Result<u64> {
+    pub(super) fn transaction(&mut self) -> Result<u64> {
         self.number(TRANSACTION_KEY)?
             .ok_or_else(|| Error::corrupt("the pool's records have no transaction"))
     }
 
     /// All thin devices but the one with the records.
-    pub(super) fn thins(&self) -> Result<BTreeMap<ThinId, Thin>> {
+    pub(super) fn thins(&mut self) -> Result<BTreeMap<ThinId, Thin>> {
         let read = self.database()?.begin_read().map_err(broken)?;
         let table = read.open_table(THINS).map_err(broken)?;
         let mut thins = BTreeMap::new();
@@ -196,7 +203,7 @@ impl Records {
     }
 
     /// The description of a volume.
-    pub(super) fn description(&self, volume: VolumeUuid) -> Result<Option<Vec<u8>>> {
+    pub(super) fn description(&mut self, volume: VolumeUuid) -> Result<Option<Vec<u8>>> {
         let read = self.database()?.begin_read().map_err(broken)?;
         let table = read.open_table(DESCRIPTIONS).map_err(broken)?;
         let text = table.get(volume.uuid().as_u128()).map_err(broken)?;
@@ -205,9 +212,6 @@ impl Records {
 
     /// Makes all the changes, or none, and has them on the disk when it returns; that is `step`.
     pub(super) fn commit(&mut self, edits: &[Edit<'_>], step: BackendStep) -> Result<()> {
-        if self.database.is_none() {
-            self.reconnect()?;
-        }
         let done = self.try_commit(edits);
         if done.is_err() {
             // If this fails too, the next commit tries again.
@@ -217,7 +221,7 @@ impl Records {
         reached_blocking(step)
     }
 
-    fn try_commit(&self, edits: &[Edit<'_>]) -> Result<()> {
+    fn try_commit(&mut self, edits: &[Edit<'_>]) -> Result<()> {
         let write = self.database()?.begin_write().map_err(broken)?;
         {
             let mut numbers = write.open_table(NUMBERS).map_err(broken)?;
