@@ -6,18 +6,25 @@
 mod common;
 
 mod contract;
+mod convoy;
 mod crash;
 mod daemon;
+mod discard;
+mod docker;
 #[path = "../crash/driver.rs"]
 mod driver;
+mod duplicates;
 mod errors;
 mod full;
 mod helpers;
 mod managers;
+mod many;
 #[path = "../crash/operations.rs"]
 mod operations;
 mod pool;
 mod pools;
 mod power;
 mod repair;
+mod survival;
 mod udev;
+mod writer;
