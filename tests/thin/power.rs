@@ -8,10 +8,11 @@
 //! Killing it loses what the kernel had not written, but keeps every write that a disk was given, flushed
 //! or not. That is one test. In the other one a disk loses those too: catalog, metadata and data lie on one
 //! disk below dm-log-writes, which logs each write when a flush has made it durable (or at once where it
-//! asked for that itself). A mark in that log is the loss of power. The disk is then made anew from its
-//! content at the boot: all writes before the mark, and of those that the next flush would have made
-//! durable any sectors. No flush came between these, so a disk could have left them so. What was
-//! acknowledged before the mark was set has to be there; what begun until the end may be.
+//! asked for that itself, by FUA). A mark in that log says until when something was acknowledged, and the
+//! power goes just before the first flush after it has done its work. The disk is made anew from its
+//! content at the boot: all writes before the mark, those after it that asked to be durable at once, and of
+//! the others any sectors, as no flush came between them. Sectors have 4 KiB. What was acknowledged before
+//! the mark was set has to be there; what was begun until the end may be.
 //!
 //! The daemon has to come up by itself each time.
 

@@ -128,6 +128,8 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- {}", fs::read_to_string("/run/holdfast.log").unwrap_or_default());
+            let kernel = Command::new("dmesg").output().expect("dmesg");
+            eprintln!("--- {}", String::from_utf8_lossy(&kernel.stdout));
         }
     }
 }

@@ -8,9 +8,11 @@ use std::path::Path;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 const SECTOR: u64 = 512;
-const SECTOR_BYTES: usize = 512;
+/// What a disk writes whole or not at all. With 512 bytes ext4's own superblock, of 1 KiB, could be torn.
+const PHYSICAL: u64 = 4096;
 
 const FLUSH: u64 = 1;
+const FUA: u64 = 2;
 const DISCARD: u64 = 4;
 const MARK: u64 = 8;
 
@@ -78,16 +80,18 @@ impl Log {
         self.cut().is_some()
     }
 
-    /// Makes the disk with the content at the boot what it is after the loss of power: `lucky` says of
-    /// each sector that no flush had made durable whether it was written.
+    /// Makes the disk with the content at the boot what it is when the power goes just before the flush:
+    /// `lucky` says of each physical sector of a write that nothing had made durable whether it was
+    /// written.
     pub(super) fn apply(&self, disk: &Path, mut lucky: impl FnMut() -> bool) {
         let disk = File::options().write(true).open(disk).expect("the disk");
         let (mark, flush) = self.cut().expect("a mark and a flush");
-        for entry in &self.entries[..mark] {
-            self.write(entry, &disk, || true);
-        }
-        for entry in &self.entries[mark..flush] {
-            self.write(entry, &disk, &mut lucky);
+        for (at, entry) in self.entries[..flush].iter().enumerate() {
+            // Who asks for it at once writes other things when he has it, without a flush between.
+            match at < mark || entry.flags & FUA != 0 {
+                true => self.write(entry, &disk, || true),
+                false => self.write(entry, &disk, &mut lucky),
+            }
         }
     }
 
@@ -105,10 +109,15 @@ impl Log {
         }
         let mut data = vec![0; usize::try_from(length).expect("a write fits into memory")];
         self.file.read_exact_at(&mut data, entry.data).expect("the log");
-        for (sector, at) in data.chunks(SECTOR_BYTES).zip((start..).step_by(SECTOR_BYTES)) {
+        let mut rest = &data[..];
+        let mut at = start;
+        while !rest.is_empty() {
+            let boundary = (PHYSICAL - at % PHYSICAL).min(rest.len() as u64);
+            let (part, after) = rest.split_at(usize::try_from(boundary).expect("small"));
             if lucky() {
-                disk.write_all_at(sector, at).expect("the disk");
+                disk.write_all_at(part, at).expect("the disk");
             }
+            (rest, at) = (after, at + boundary);
         }
     }
 }
