@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use devicemapper::{DM, DevId, DeviceInfo, DmError, DmFlags, DmName, DmOptions, DmUuid};
 use nix::errno::Errno;
 
+use super::LET_GO_WITHIN;
 use super::device_node::{self, NodeKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{BackendStep, reached_blocking};
@@ -314,7 +315,8 @@ impl DeviceMapper {
 
     /// Removes the device; `InUse` while anybody has it mounted, open or mapped.
     pub(crate) fn remove(&self, uuid: &str) -> Result<Outcome> {
-        const LONGEST_PAUSE: Duration = Duration::from_millis(256);
+        const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+        let began = Instant::now();
         let mut pause = Duration::from_millis(1);
         loop {
             let Some(device) = self.find(uuid)? else { return Ok(Outcome::Unchanged) };
@@ -340,7 +342,7 @@ impl DeviceMapper {
             }
             device_node::ensure(&device.path(), NodeKind::Block, device.number)?;
             // Who looks at new devices, udev for example, is soon done.
-            if pause > LONGEST_PAUSE || super::is_mounted(&device.path())? {
+            if began.elapsed() >= LET_GO_WITHIN || super::is_mounted(&device.path())? {
                 let path = device.path();
                 return Err(Error::in_use(format!(
                     "{} ({}) is mounted or open",
@@ -350,7 +352,7 @@ impl DeviceMapper {
                 .hint(format!("see who uses it: findmnt {0}; fuser -v {0}", path.display())));
             }
             std::thread::sleep(pause);
-            pause *= 2;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 }

@@ -21,6 +21,7 @@ mod users;
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,9 @@ pub use lock::LockFile;
 pub(crate) use mount::is_mounted;
 pub use process::Program;
 pub(crate) use thin_tools::{check_thin_metadata, clear_needs_check, repair_thin_metadata};
+
+/// How long the kernel may take to let go a device after its last user went.
+pub(crate) const LET_GO_WITHIN: Duration = Duration::from_secs(5);
 
 /// A filesystem to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]

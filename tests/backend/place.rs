@@ -30,7 +30,7 @@ impl Place {
     pub(crate) fn with_filesystem(&self, name: &str, kind: &str, mebibytes: u64) -> PathBuf {
         let (image, target) = (self.path().join(format!("{name}.image")), self.path().join(name));
         std::fs::File::create(&image).unwrap().set_len(mebibytes << 20).unwrap();
-        run(&format!("mkfs.{kind}"), &["-q", path(&image)]);
+        make_filesystem(kind, &image);
         std::fs::create_dir(&target).unwrap();
         run("mount", &["-o", "loop", path(&image), path(&target)]);
         target
@@ -57,6 +57,20 @@ impl Drop for Place {
             }
         }
     }
+}
+
+/// mkfs.btrfs looks at every loop device of the machine, and fails when another test's goes meanwhile.
+fn make_filesystem(kind: &str, image: &Path) {
+    for _ in 0..50 {
+        let mut mkfs = Command::new(format!("mkfs.{kind}"));
+        let output = mkfs.args(["-q", path(image)]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() {
+            return;
+        }
+        assert!(said.contains("mount status"), "mkfs.{kind}: {said}");
+    }
+    panic!("mkfs.{kind} was disturbed each time");
 }
 
 /// Runs a program that has to succeed.

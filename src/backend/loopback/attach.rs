@@ -8,13 +8,11 @@ use std::time::{Duration, Instant};
 use super::files;
 use crate::backend::{MountSource, Presence};
 use crate::error::{Error, Result};
+use crate::linux::LET_GO_WITHIN;
 use crate::linux::loop_device::{Bound, FileIdentity, bound, showing};
 use crate::linux::loop_image::identity;
 use crate::model::Outcome;
 use crate::units::ByteSize;
-
-/// How long the kernel may take to let go a device after its last user went.
-const LET_GO_WITHIN: Duration = Duration::from_secs(5);
 
 /// What exists at the image's path, and the device that shows it.
 pub(super) fn inspect(path: &Path) -> Result<Presence> {

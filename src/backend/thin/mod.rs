@@ -10,6 +10,7 @@
 //! ```
 
 mod device_storage;
+mod devices;
 mod header;
 mod health;
 mod ids;

@@ -6,19 +6,23 @@ use std::path::PathBuf;
 use std::sync::{Mutex, RwLock};
 use std::time::Duration;
 
+use super::devices::{
+    attached, differs_in_length_only, gone, in_use, metadata_path, remove_unless_attached, show,
+    show_pool, status, thin_table,
+};
 use super::header::{Header, Progress};
 use super::ids::{Index, Ledger};
 use super::names::Names;
 use super::records::{RECORDS_ID, RECORDS_SIZE, Records};
 use super::status::{Level, METADATA_BLOCK, Mode, PoolStatus};
-use super::storage::{Area, Found, Storage};
+use super::storage::{Found, Storage};
 use super::{ThinConfig, ThinStorage};
 use crate::backend::Expected;
 use crate::clock::{Entropy as _, System};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{BackendStep, reached_blocking};
 use crate::id::PoolUuid;
-use crate::linux::device_mapper::{DeviceMapper, Identity, Line, Mapped, SECTOR, Target};
+use crate::linux::device_mapper::{DeviceMapper, Identity, Mapped};
 use crate::linux::{blocking, check_thin_metadata};
 use crate::model::Outcome;
 use crate::thin_metadata::Metadata;
@@ -389,137 +393,6 @@ fn resume_suspended(mapper: &DeviceMapper, names: Names) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// The devices of volumes that are attached.
-fn attached(mapper: &DeviceMapper, names: Names) -> Result<Vec<Mapped>> {
-    let own = names.own();
-    let mut devices = mapper.list(&names.prefix())?;
-    devices.retain(|device| !own.contains(&device.identity));
-    Ok(devices)
-}
-
-/// That volumes are attached.
-pub(super) fn in_use(attached: &[Mapped]) -> Error {
-    let names: Vec<_> = attached.iter().map(|device| device.identity.name.as_str()).collect();
-    Error::in_use(format!("volumes of the pool are attached: {}", names.join(", ")))
-        .hint("stop the containers that use them; `holdfast volume ls` shows which are mounted")
-}
-
-/// Takes the pool's own devices out of the kernel, each before those that it lies on; `Unchanged` while
-/// a volume is attached.
-fn remove_unless_attached(
-    mapper: &DeviceMapper,
-    names: Names,
-    devices: &[Identity],
-) -> Result<Outcome> {
-    if !attached(mapper, names)?.is_empty() {
-        return Ok(Outcome::Unchanged);
-    }
-    for identity in devices {
-        mapper.remove(&identity.uuid)?.ignore();
-    }
-    Ok(Outcome::Changed)
-}
-
-fn metadata_path(mapper: &DeviceMapper, names: Names) -> Result<PathBuf> {
-    let identity = names.metadata();
-    let device = mapper.find(&identity.uuid)?;
-    device.map(|device| device.path()).ok_or_else(|| gone(&identity))
-}
-
-fn status(mapper: &DeviceMapper, names: Names) -> Result<PoolStatus> {
-    match &mapper.status(&names.pool().uuid)?[..] {
-        [Line { parameters, .. }] => PoolStatus::parse(parameters),
-        _ => Err(Error::corrupt("the pool's device is not one pool")),
-    }
-}
-
-/// Makes a part of the storage a device, or the device that it is already as large as the part.
-fn show(mapper: &DeviceMapper, identity: &Identity, area: Area) -> Result<Outcome> {
-    let table = area.table();
-    if let Some(device) = mapper.find(&identity.uuid)?
-        && device.has_table
-    {
-        let now = mapper.table(&identity.uuid)?;
-        match &now[..] {
-            [line] if differs_in_length_only(&now, &table[0]) => {
-                if line.length > table[0].length {
-                    return Err(Error::corrupt(format!(
-                        "what {} lies on has become smaller",
-                        identity.name
-                    ))
-                    .hint("make the device as large again as it was"));
-                }
-                mapper.reload(&identity.uuid, &table)?;
-                return Ok(Outcome::Changed);
-            }
-            _ => {}
-        }
-    }
-    mapper.activate(identity, &table)?;
-    Ok(Outcome::Unchanged)
-}
-
-/// Whether the kernel has this target at another length.
-fn differs_in_length_only(now: &[Line], target: &Target) -> bool {
-    matches!(now, [line] if line.start == target.start
-        && line.kind == target.kind
-        && line.parameters.trim() == target.parameters
-        && line.length != target.length)
-}
-
-/// Activates the pool over its two devices, or gives the active one the right table.
-fn show_pool(
-    mapper: &DeviceMapper,
-    names: Names,
-    config: &ThinConfig,
-    chunk_size: ByteSize,
-    waits_for_room: bool,
-) -> Result<Outcome> {
-    let pool = names.pool();
-    let part = |identity: Identity| mapper.find(&identity.uuid)?.ok_or_else(|| gone(&identity));
-    let (metadata, data) = (part(names.metadata())?, part(names.data())?);
-    let length: u64 = mapper.table(&names.data().uuid)?.iter().map(|line| line.length).sum();
-    let chunk = chunk_size.bytes() / SECTOR;
-    let length = length / chunk.max(1) * chunk;
-    let low_water = config.low_water.of(length / chunk.max(1));
-    let features = if waits_for_room { "0" } else { "1 error_if_no_space" };
-    let devices = format!(
-        "{}:{} {}:{} {chunk} ",
-        metadata.number.0, metadata.number.1, data.number.0, data.number.1
-    );
-    let parameters = format!("{devices}{low_water} {features}");
-    let table = [Target { start: 0, length, kind: "thin-pool", parameters }];
-    let Some(active) = mapper.find(&pool.uuid)?.filter(|device| device.has_table) else {
-        mapper.activate(&pool, &table)?;
-        return Ok(Outcome::Changed);
-    };
-    let now = mapper.table(&pool.uuid)?;
-    let ours = matches!(&now[..], [line] if line.kind == "thin-pool"
-        && line.parameters.starts_with(&devices)
-        && line.length <= length);
-    if !ours {
-        return Err(Error::corrupt(format!(
-            "the device {} is not the pool of these devices",
-            active.identity.name
-        ))
-        .hint(format!("see: dmsetup table {}", active.identity.name)));
-    }
-    if mapper.has_table(&pool.uuid, &table)? {
-        return Ok(Outcome::Unchanged);
-    }
-    mapper.reload(&pool.uuid, &table)?;
-    Ok(Outcome::Changed)
-}
-
-fn thin_table(pool: (u32, u32), id: u32, size: ByteSize) -> Target {
-    Target {
-        start: 0,
-        length: size.bytes() / SECTOR,
-        kind: "thin",
-        parameters: format!("{}:{} {id}", pool.0, pool.1),
-    }
-}
-
 /// Opens the device with the records, which no other process may have open meanwhile.
 fn open_exclusively(device: &Mapped) -> Result<File> {
     OpenOptions::new()
@@ -543,9 +416,4 @@ fn wipe_superblock(metadata: &std::path::Path) -> Result<()> {
         })
         .map_err(|error| Error::io(format!("cannot write {}", metadata.display()), error))?;
     reached_blocking(BackendStep::PoolWipe)
-}
-
-fn gone(identity: &Identity) -> Error {
-    Error::not_found(format!("the device {} has gone", identity.name))
-        .hint("start the daemon again")
 }

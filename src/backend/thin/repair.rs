@@ -12,7 +12,8 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::pool::{Opened, Pool, in_use};
+use super::devices::in_use;
+use super::pool::{Opened, Pool};
 use super::{QUICK, SLOW, State, ThinBackend, ThinConfig, closed};
 use crate::backend::NoticeKind;
 use crate::clock::{Clock as _, System};
