@@ -6,21 +6,22 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that fails should stop")]
 #![allow(clippy::disallowed_methods, reason = "the echo server's process ends by exit")]
 
+#[path = "common/mod.rs"]
+mod common;
+
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::{BINARY, Client, micros, run, summary};
 use holdfast::backend::Description;
 use holdfast::catalog::{Catalog, Change};
 use holdfast::id::{Generation, StorageId, VolumeUuid};
 use holdfast::model::{Content, Volume, VolumeState};
 use holdfast::options::{FilesystemKind, OnRemove, Ownership};
 use holdfast::units::ByteSize;
-
-const BINARY: &str = env!("CARGO_BIN_EXE_holdfast");
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
@@ -44,47 +45,6 @@ fn main() {
             println!("\n## {name}");
             run();
         }
-    }
-}
-
-/// One keep-alive connection to a plugin socket.
-struct Client(BufReader<UnixStream>);
-
-impl Client {
-    fn connect(socket: &Path) -> Self {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            match UnixStream::connect(socket) {
-                Ok(stream) => return Self(BufReader::new(stream)),
-                Err(error) if Instant::now() > deadline => panic!("{}: {error}", socket.display()),
-                Err(_) => std::thread::sleep(Duration::from_millis(2)),
-            }
-        }
-    }
-
-    fn post(&mut self, path: &str, body: &str) -> Vec<u8> {
-        let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: plugin\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        self.0.get_mut().write_all(request.as_bytes()).unwrap();
-        let mut length = None;
-        let mut status = String::new();
-        self.0.read_line(&mut status).unwrap();
-        loop {
-            let mut line = String::new();
-            self.0.read_line(&mut line).unwrap();
-            if line == "\r\n" {
-                break;
-            }
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = Some(value.trim().parse::<usize>().unwrap());
-            }
-        }
-        let mut answer = vec![0; length.expect("an answer with a length")];
-        self.0.read_exact(&mut answer).unwrap();
-        assert!(status.contains(" 200 "), "{path}: {status} {}", String::from_utf8_lossy(&answer));
-        answer
     }
 }
 
@@ -182,21 +142,6 @@ fn state_with(count: u128) -> tempfile::TempDir {
     let storage = Change::PutStorage("loop".parse().unwrap(), storage);
     runtime.block_on(catalog.commit(changes.chain([storage]).collect())).unwrap();
     root
-}
-
-#[derive(Clone, Copy)]
-struct Times {
-    median: Duration,
-    p99: Duration,
-}
-
-fn summary(mut times: Vec<Duration>) -> Times {
-    times.sort_unstable();
-    Times { median: times[times.len() / 2], p99: times[times.len() * 99 / 100] }
-}
-
-fn micros(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e6
 }
 
 fn echo_server(socket: &Path) {
@@ -336,12 +281,6 @@ fn start() {
         micros(summary(times).median) / 1e3,
         memory[memory.len() / 2]
     );
-}
-
-fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 /// Create and Mount of a 1 GiB ext4 volume against the same commands by hand, in turn.

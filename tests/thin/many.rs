@@ -10,7 +10,7 @@ use crate::helpers::{MetadataPart, assert_filled, fill, on_disks, volume_devices
 
 const CLIENTS: usize = 8;
 const PARALLEL: u32 = 100;
-const SEQUENCE: u32 = 30;
+const SEQUENCE: u32 = 100;
 
 /// A volume and a snapshot of it, made and deleted.
 fn one_life(daemon: &Daemon<'_>, name: &str) {

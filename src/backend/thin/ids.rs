@@ -21,7 +21,8 @@ use crate::units::ByteSize;
 #[derive(Debug)]
 pub(super) struct Ledger {
     records: Records,
-    /// As recorded; the pool's own is the same, but during a change.
+    /// The pool's own. During a change, and after one that could not be counted, the recorded one is
+    /// one ahead.
     transaction: u64,
 }
 
@@ -240,8 +241,12 @@ impl Pool {
     ) -> Result<()> {
         let (before, after) = (ledger.transaction, ledger.transaction + 1);
         ledger.records.commit(&[edit, Edit::Transaction(after)], record)?;
-        ledger.transaction = after;
-        self.message(&format!("set_transaction_id {before} {after}"), count).map_err(|error| {
+        let counted = self.message(&format!("set_transaction_id {before} {after}"), count);
+        // A call that failed may have happened. What was not counted is counted with the next change.
+        if counted.is_ok() || self.status().is_ok_and(|status| status.transaction == after) {
+            ledger.transaction = after;
+        }
+        counted.map_err(|error| {
             error.context("the pool does not count as recorded: was it changed by something else?")
         })
     }

@@ -3,13 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::pool::Pool;
 use crate::error::Result;
 use crate::failpoint::BackendStep;
 use crate::id::ThinId;
 use crate::thin_metadata::{Metadata, Usage};
+
+/// What each thin device of the pool takes.
+pub(super) type UsageOfAll = BTreeMap<ThinId, Usage>;
 
 impl Pool {
     /// Reserves the metadata snapshot, reads it, and releases it on every path.
@@ -27,9 +31,25 @@ impl Pool {
         value
     }
 
-    /// What each thin device takes, in chunks.
-    pub(super) fn usage(&self) -> Result<BTreeMap<ThinId, Usage>> {
+    /// What each thin device takes now, in chunks: all metadata is read for it.
+    pub(super) fn usage(&self) -> Result<UsageOfAll> {
         self.read_metadata(|metadata| metadata.usage())
+    }
+
+    /// The same as it was not long ago, `id` included: whoever asks for one volume after another has all
+    /// metadata read once.
+    pub(super) fn recent_usage(&self, id: ThinId) -> Result<Arc<UsageOfAll>> {
+        const AGE: Duration = Duration::from_secs(10);
+        let mut recent = self.recent_usage.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((read, usage)) = &*recent
+            && read.elapsed() < AGE
+            && usage.contains_key(&id)
+        {
+            return Ok(Arc::clone(usage));
+        }
+        let usage = Arc::new(self.usage()?);
+        *recent = Some((Instant::now(), Arc::clone(&usage)));
+        Ok(usage)
     }
 
     /// Ranges of a thin device that hold anything, in bytes.

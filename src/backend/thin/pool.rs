@@ -3,8 +3,8 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::sync::{Mutex, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use super::devices::{
     attached, differs_in_length_only, gone, in_use, metadata_path, remove_unless_attached, show,
@@ -12,6 +12,7 @@ use super::devices::{
 };
 use super::header::{Header, Progress};
 use super::ids::{Index, Ledger};
+use super::metadata::UsageOfAll;
 use super::names::Names;
 use super::records::{RECORDS_ID, RECORDS_SIZE, Records};
 use super::status::{Level, METADATA_BLOCK, Mode, PoolStatus};
@@ -45,8 +46,11 @@ pub(super) struct Pool {
     pub(super) index: RwLock<Index>,
     /// The metadata snapshot, of which there can be one.
     pub(super) metadata_snapshot: Mutex<()>,
-    /// One change of the pool's size or table at a time.
-    growth: Mutex<()>,
+    /// What all thin devices took when it was last read.
+    pub(super) recent_usage: Mutex<Option<(Instant, Arc<UsageOfAll>)>>,
+    /// Whether the pool may be suspended to get another table. The kernel activates no thin device
+    /// meanwhile.
+    table: RwLock<()>,
 }
 
 /// A pool's storage, before the kernel is told of the pool.
@@ -137,6 +141,7 @@ impl Pool {
         id: u32,
         size: ByteSize,
     ) -> Result<Mapped> {
+        let _table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let pool = self.names.pool();
         let pool = self.mapper.find(&pool.uuid)?.ok_or_else(|| gone(&pool))?;
         let table = [thin_table(pool.number, id, size)];
@@ -155,7 +160,7 @@ impl Pool {
     /// Makes the pool's data `size` bytes large, or as large as its devices have become if none is
     /// given. Never smaller.
     pub(super) fn grow(&self, size: Option<ByteSize>) -> Result<Outcome> {
-        let _growth = self.growth.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(size) = size {
             let chunk = self.chunk_size();
             let whole = size.round_up(chunk.bytes());
@@ -175,20 +180,25 @@ impl Pool {
         let grown = [
             show(&self.mapper, &self.names.metadata(), metadata)?,
             show(&self.mapper, &self.names.data(), data)?,
-            self.show_pool()?,
+            self.show_table()?,
         ];
         Ok(if grown.contains(&Outcome::Changed) { Outcome::Changed } else { Outcome::Unchanged })
     }
 
     /// Gives the pool the table that its storage and its fullness ask for.
     pub(super) fn show_pool(&self) -> Result<Outcome> {
+        let _table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        self.show_table()
+    }
+
+    fn show_table(&self) -> Result<Outcome> {
         let can_grow = self.can_grow()?;
         show_pool(&self.mapper, self.names, &self.config, self.chunk_size(), can_grow)
     }
 
     /// Whether a full pool will have room again without anybody's doing: then writes wait for it.
     pub(super) fn can_grow(&self) -> Result<bool> {
-        Ok(self.storage.room_below()?.is_some_and(|room| room > self.chunk_size().bytes()))
+        can_grow(&self.storage, self.chunk_size())
     }
 }
 
@@ -326,7 +336,7 @@ impl Opened {
                 error.context(format!("pool {} cannot be activated", names.pool_uuid()))
             })?,
         }
-        let can_grow = storage.room_below()?.is_some();
+        let can_grow = can_grow(&storage, chunk)?;
         show_pool(&mapper, names, &config, chunk, can_grow)?.ignore();
         let now = status(&mapper, names)?;
         if now.holds_metadata_snapshot && now.mode != Mode::ReadOnly {
@@ -361,7 +371,8 @@ impl Opened {
             ledger: Mutex::new(ledger),
             index: RwLock::new(index),
             metadata_snapshot: Mutex::default(),
-            growth: Mutex::default(),
+            recent_usage: Mutex::default(),
+            table: RwLock::default(),
         };
         pool.reconcile()?;
         Ok(pool)
@@ -391,6 +402,10 @@ fn resume_suspended(mapper: &DeviceMapper, names: Names) -> Result<Outcome> {
         }
     }
     Ok(outcome)
+}
+
+fn can_grow(storage: &Storage, chunk_size: ByteSize) -> Result<bool> {
+    Ok(storage.room_below()?.is_some_and(|room| room > chunk_size.bytes()))
 }
 
 /// Opens the device with the records, which no other process may have open meanwhile.

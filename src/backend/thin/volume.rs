@@ -125,7 +125,7 @@ impl Pool {
     pub(super) fn volume_usage(&self, locator: Locator) -> Result<Usage> {
         let (id, _) = self.need(locator.into())?;
         let chunk = self.chunk_size().bytes();
-        let of_pool = self.usage()?;
+        let of_pool = self.recent_usage(id)?;
         let taken = |id: ThinId| {
             of_pool.get(&id).map_or((0, 0), |usage| {
                 (usage.exclusive.saturating_mul(chunk), usage.shared.saturating_mul(chunk))
