@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use devicemapper::{DM, DevId, DeviceInfo, DmError, DmFlags, DmName, DmOptions, DmUuid};
 use nix::errno::Errno;
 
-use super::LET_GO_WITHIN;
 use super::device_node::{self, NodeKind};
+use super::{LET_GO_WITHIN, when_idle};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{BackendStep, reached_blocking};
 use crate::model::Outcome;
@@ -244,8 +244,12 @@ impl DeviceMapper {
             .iter()
             .map(|t| (t.start, t.length, t.kind.to_owned(), t.parameters.clone()))
             .collect();
-        let loaded =
-            self.dm().table_load(&DevId::Uuid(dm_uuid(uuid)?), &lines, DmOptions::default());
+        let id = DevId::Uuid(dm_uuid(uuid)?);
+        // A child process on its way has what we had open exclusively a moment ago.
+        let loaded = when_idle(
+            || self.dm().table_load(&id, &lines, DmOptions::default()),
+            |error| errno(error) == Some(Errno::EBUSY),
+        );
         loaded.map_err(|error| {
             let kinds: Vec<_> = table.iter().map(|target| target.kind).collect();
             let error = failed(format!("cannot load a table of {}", kinds.join(", ")), &error);

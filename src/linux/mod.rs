@@ -36,7 +36,7 @@ pub(crate) use filesystem::usage as filesystem_usage;
 pub(crate) use filesystem::{is_blank, size_of_device};
 pub use host::LinuxHost;
 pub use lock::LockFile;
-pub(crate) use mount::is_mounted;
+pub(crate) use mount::{is_mounted, when_idle};
 pub use process::Program;
 pub(crate) use thin_tools::{check_thin_metadata, clear_needs_check, repair_thin_metadata};
 

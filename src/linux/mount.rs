@@ -263,7 +263,10 @@ pub(crate) fn unmount(target: &Path) -> Result<Outcome> {
 
 /// Waits a moment for users that are on their way out: a child process that we start for another
 /// volume has copies of all our descriptors until it runs its program.
-fn when_idle<T, E>(act: impl Fn() -> Result<T, E>, is_busy: impl Fn(&E) -> bool) -> Result<T, E> {
+pub(crate) fn when_idle<T, E>(
+    act: impl Fn() -> Result<T, E>,
+    is_busy: impl Fn(&E) -> bool,
+) -> Result<T, E> {
     const LONGEST_PAUSE: Duration = Duration::from_millis(256);
     let mut pause = Duration::from_millis(1);
     loop {

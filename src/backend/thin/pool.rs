@@ -24,7 +24,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{BackendStep, reached_blocking};
 use crate::id::PoolUuid;
 use crate::linux::device_mapper::{DeviceMapper, Identity, Mapped};
-use crate::linux::{blocking, check_thin_metadata};
+use crate::linux::{blocking, check_thin_metadata, when_idle};
 use crate::model::Outcome;
 use crate::thin_metadata::Metadata;
 use crate::units::ByteSize;
@@ -410,15 +410,16 @@ fn can_grow(storage: &Storage, chunk_size: ByteSize) -> Result<bool> {
 
 /// Opens the device with the records, which no other process may have open meanwhile.
 fn open_exclusively(device: &Mapped) -> Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(nix::libc::O_EXCL)
-        .open(device.path())
-        .map_err(|error| {
-            Error::io("the pool's records are in use", error)
-                .hint("one daemon uses a pool at a time")
-        })
+    let open = || {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(nix::libc::O_EXCL)
+            .open(device.path())
+    };
+    when_idle(open, |error| error.kind() == std::io::ErrorKind::ResourceBusy).map_err(|error| {
+        Error::io("the pool's records are in use", error).hint("one daemon uses a pool at a time")
+    })
 }
 
 fn wipe_superblock(metadata: &std::path::Path) -> Result<()> {
