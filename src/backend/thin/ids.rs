@@ -239,6 +239,7 @@ impl Pool {
         edit: Edit<'_>,
         [record, count]: [BackendStep; 2],
     ) -> Result<()> {
+        self.forget_usage();
         let (before, after) = (ledger.transaction, ledger.transaction + 1);
         ledger.records.commit(&[edit, Edit::Transaction(after)], record)?;
         let counted = self.message(&format!("set_transaction_id {before} {after}"), count);

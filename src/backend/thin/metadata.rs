@@ -39,7 +39,7 @@ impl Pool {
     /// The same as it was not long ago, `id` included: whoever asks for one volume after another has all
     /// metadata read once.
     pub(super) fn recent_usage(&self, id: ThinId) -> Result<Arc<UsageOfAll>> {
-        const AGE: Duration = Duration::from_secs(10);
+        const AGE: Duration = Duration::from_secs(2);
         let mut recent = self.recent_usage.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((read, usage)) = &*recent
             && read.elapsed() < AGE
@@ -50,6 +50,11 @@ impl Pool {
         let usage = Arc::new(self.usage()?);
         *recent = Some((Instant::now(), Arc::clone(&usage)));
         Ok(usage)
+    }
+
+    /// Thin devices were made or deleted: a number may stand for another one now.
+    pub(super) fn forget_usage(&self) {
+        *self.recent_usage.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Ranges of a thin device that hold anything, in bytes.
