@@ -6,6 +6,7 @@ use std::iter::FusedIterator;
 use super::ThinBlock;
 use super::btree::{Cursor, Head};
 use super::mappings::Location;
+use super::runs::{Run, Runs};
 use crate::error::Result;
 
 /// How a block of the other device differs from the base's.
@@ -30,6 +31,16 @@ pub struct Change {
     pub kind: ChangeKind,
 }
 
+impl Run for Change {
+    fn extend(&mut self, next: &Self) -> bool {
+        let continues = self.begin.0 + self.length == next.begin.0 && self.kind == next.kind;
+        if continues {
+            self.length += next.length;
+        }
+        continues
+    }
+}
+
 /// The changes from one device to another in ascending order, as long as possible each. After an
 /// error there is nothing more.
 ///
@@ -39,17 +50,23 @@ pub struct Change {
 /// hold its key or not.
 #[derive(Debug)]
 pub struct Changes<'a> {
-    base: Cursor<'a, Location>,
-    other: Cursor<'a, Location>,
-    next: Option<Change>,
-    failed: bool,
+    trees: Trees<'a>,
+    runs: Runs<Change>,
 }
 
 impl<'a> Changes<'a> {
     pub(super) fn new(base: Cursor<'a, Location>, other: Cursor<'a, Location>) -> Self {
-        Self { base, other, next: None, failed: false }
+        Self { trees: Trees { base, other }, runs: Runs::new() }
     }
+}
 
+#[derive(Debug)]
+struct Trees<'a> {
+    base: Cursor<'a, Location>,
+    other: Cursor<'a, Location>,
+}
+
+impl Trees<'_> {
     /// The next thin block that differs.
     fn next_block(&mut self) -> Result<Option<(u64, ChangeKind)>> {
         loop {
@@ -113,35 +130,16 @@ impl<'a> Changes<'a> {
             }
         }
     }
-
-    fn advance(&mut self) -> Result<Option<Change>> {
-        while let Some((key, kind)) = self.next_block()? {
-            match &mut self.next {
-                Some(run) if run.begin.0 + run.length == key && run.kind == kind => {
-                    run.length += 1;
-                }
-                next => {
-                    let run = Change { begin: ThinBlock(key), length: 1, kind };
-                    if let Some(finished) = next.replace(run) {
-                        return Ok(Some(finished));
-                    }
-                }
-            }
-        }
-        Ok(self.next.take())
-    }
 }
 
 impl Iterator for Changes<'_> {
     type Item = Result<Change>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        let item = self.advance();
-        self.failed = item.is_err();
-        item.transpose()
+        self.runs.next(|| {
+            let block = self.trees.next_block()?;
+            Ok(block.map(|(key, kind)| Change { begin: ThinBlock(key), length: 1, kind }))
+        })
     }
 }
 

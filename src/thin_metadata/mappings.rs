@@ -3,6 +3,7 @@
 use std::iter::FusedIterator;
 
 use super::btree::{Cursor, Limits, Value};
+use super::runs::{Run, Runs};
 use super::{DataBlock, ThinBlock};
 use crate::error::Result;
 
@@ -40,35 +41,28 @@ pub struct Mapping {
     pub length: u64,
 }
 
+impl Run for Mapping {
+    fn extend(&mut self, next: &Self) -> bool {
+        let continues =
+            self.begin.0 + self.length == next.begin.0 && self.data.0 + self.length == next.data.0;
+        if continues {
+            self.length += next.length;
+        }
+        continues
+    }
+}
+
 /// The mappings of one device in ascending order, as long as possible each. What lies between two of
 /// them was never written, or was discarded. After an error there is nothing more.
 #[derive(Debug)]
 pub struct Mappings<'a> {
     cursor: Cursor<'a, Location>,
-    next: Option<Mapping>,
-    failed: bool,
+    runs: Runs<Mapping>,
 }
 
 impl<'a> Mappings<'a> {
     pub(super) fn new(cursor: Cursor<'a, Location>) -> Self {
-        Self { cursor, next: None, failed: false }
-    }
-
-    fn advance(&mut self) -> Result<Option<Mapping>> {
-        while let Some((key, Location(data))) = self.cursor.next_entry()? {
-            match &mut self.next {
-                Some(run) if run.begin.0 + run.length == key && run.data.0 + run.length == data => {
-                    run.length += 1;
-                }
-                next => {
-                    let run = Mapping { begin: ThinBlock(key), data: DataBlock(data), length: 1 };
-                    if let Some(finished) = next.replace(run) {
-                        return Ok(Some(finished));
-                    }
-                }
-            }
-        }
-        Ok(self.next.take())
+        Self { cursor, runs: Runs::new() }
     }
 }
 
@@ -76,12 +70,14 @@ impl Iterator for Mappings<'_> {
     type Item = Result<Mapping>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        let item = self.advance();
-        self.failed = item.is_err();
-        item.transpose()
+        self.runs.next(|| {
+            let entry = self.cursor.next_entry()?;
+            Ok(entry.map(|(key, Location(data))| Mapping {
+                begin: ThinBlock(key),
+                data: DataBlock(data),
+                length: 1,
+            }))
+        })
     }
 }
 

@@ -15,6 +15,7 @@ mod changes;
 #[cfg(test)]
 mod image;
 mod mappings;
+mod runs;
 mod superblock;
 #[cfg(test)]
 mod tests;
