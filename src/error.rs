@@ -35,13 +35,15 @@ pub enum ErrorKind {
     Corrupt,
     /// This backend, filesystem or host cannot do it.
     Unsupported,
+    /// Somebody asked for its end before it was done; it was undone.
+    Cancelled,
     /// A defect, or a failure of the host that no caller can act upon.
     Internal,
 }
 
 impl ErrorKind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Invalid,
         Self::NotFound,
         Self::Conflict,
@@ -52,6 +54,7 @@ impl ErrorKind {
         Self::Unavailable,
         Self::Corrupt,
         Self::Unsupported,
+        Self::Cancelled,
         Self::Internal,
     ];
 
@@ -68,6 +71,7 @@ impl ErrorKind {
             Self::Unavailable => "unavailable",
             Self::Corrupt => "corrupt",
             Self::Unsupported => "unsupported",
+            Self::Cancelled => "cancelled",
             Self::Internal => "internal",
         }
     }
@@ -115,6 +119,7 @@ impl Error {
         unavailable => Unavailable,
         corrupt => Corrupt,
         unsupported => Unsupported,
+        cancelled => Cancelled,
         internal => Internal,
     }
 
@@ -227,7 +232,8 @@ mod tests {
             ErrorKind::Unavailable => 7,
             ErrorKind::Corrupt => 8,
             ErrorKind::Unsupported => 9,
-            ErrorKind::Internal => 10,
+            ErrorKind::Cancelled => 10,
+            ErrorKind::Internal => 11,
         }
     }
 

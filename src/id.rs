@@ -106,6 +106,114 @@ impl fmt::Display for Generation {
     }
 }
 
+/// A backup: the id of its snapshot file in a repository, 64 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BackupId([u8; 32]);
+
+impl BackupId {
+    /// The id of these bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The first eight digits, by which people tell backups apart.
+    pub fn short(self) -> String {
+        self.to_string()[..8].to_owned()
+    }
+}
+
+impl fmt::Display for BackupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for BackupId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = || Error::invalid(format!("{text:?} is not the id of a backup"));
+        let digits: BackupRef = text.parse().map_err(|_| wrong())?;
+        let mut bytes = [0; 32];
+        if digits.0.len() != 2 * bytes.len() {
+            return Err(wrong());
+        }
+        for (byte, pair) in bytes.iter_mut().zip(digits.0.as_bytes().chunks(2)) {
+            let pair = std::str::from_utf8(pair).map_err(|_| wrong())?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| wrong())?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl TryFrom<String> for BackupId {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<BackupId> for String {
+    fn from(id: BackupId) -> Self {
+        id.to_string()
+    }
+}
+
+/// A backup as users name it: as many of the first digits of its id as tell it from the others, and no
+/// fewer than four.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BackupRef(String);
+
+impl BackupRef {
+    /// Whether `id` begins so.
+    pub fn names(&self, id: BackupId) -> bool {
+        id.to_string().starts_with(&self.0)
+    }
+}
+
+impl fmt::Display for BackupRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for BackupRef {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let digits = text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if digits && (4..=64).contains(&text.len()) {
+            return Ok(Self(text.to_owned()));
+        }
+        let shown: String = text.chars().take(70).collect();
+        Err(Error::invalid(format!("{shown:?} is not the id of a backup"))
+            .hint("see `holdfast backup ls`; its first digits are enough"))
+    }
+}
+
+impl TryFrom<String> for BackupRef {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<BackupRef> for String {
+    fn from(reference: BackupRef) -> Self {
+        reference.0
+    }
+}
+
+impl From<BackupId> for BackupRef {
+    fn from(id: BackupId) -> Self {
+        Self(id.to_string())
+    }
+}
+
 /// A device of a dm-thin pool: a number of 24 bits that the pool's manager chooses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]

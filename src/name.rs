@@ -93,6 +93,10 @@ checked_name! {
     /// A backend's name, such as `loop`.
     BackendName, "backend"
 }
+checked_name! {
+    /// A repository's name in the configuration, such as `main`.
+    RepositoryName, "repository"
+}
 
 /// A snapshot of a volume, written `volume@snapshot`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! What the catalog records: volumes, snapshots, mounts and operations, and what may follow what.
 
+mod backup;
 mod ledger;
 mod operation;
 mod outcome;
@@ -8,6 +9,7 @@ mod snapshot;
 mod subject;
 mod volume;
 
+pub use backup::Backup;
 pub use ledger::{Holder, MountEntry, MountLedger};
 pub use operation::{Operation, OperationKind};
 pub use outcome::Outcome;

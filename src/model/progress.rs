@@ -1,10 +1,14 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// How far a long work has come, in bytes. Shared between the work and those who watch it.
+use crate::error::{Error, Result};
+
+/// How far a long work has come, in bytes, and the word to give it up. Shared between the work and
+/// those who watch it.
 #[derive(Debug, Default)]
 pub struct Progress {
     done: AtomicU64,
     total: AtomicU64,
+    cancelled: AtomicBool,
 }
 
 impl Progress {
@@ -26,5 +30,21 @@ impl Progress {
     /// Bytes to do in all; 0 while it is not known.
     pub fn total(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
+    }
+
+    /// Asks the work to end at the next place where it can be undone.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Goes on unless somebody has asked the work to end.
+    ///
+    /// # Errors
+    /// `Cancelled` if somebody has.
+    pub fn go_on(&self) -> Result<()> {
+        match self.cancelled.load(Ordering::Relaxed) {
+            false => Ok(()),
+            true => Err(Error::cancelled("it was cancelled")),
+        }
     }
 }

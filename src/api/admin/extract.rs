@@ -27,7 +27,7 @@ impl IntoResponse for Failure {
         let status = match self.0.kind() {
             ErrorKind::Invalid => StatusCode::BAD_REQUEST,
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
-            ErrorKind::Conflict | ErrorKind::InUse => StatusCode::CONFLICT,
+            ErrorKind::Conflict | ErrorKind::InUse | ErrorKind::Cancelled => StatusCode::CONFLICT,
             ErrorKind::Unsupported => StatusCode::UNPROCESSABLE_ENTITY,
             ErrorKind::Throttled { .. } => StatusCode::TOO_MANY_REQUESTS,
             ErrorKind::Busy | ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
