@@ -139,6 +139,9 @@ steps! {
     ThinGrowRecord => "thin.grow.record",
     ThinReadReserve => "thin.read.reserve",
     ThinReadRelease => "thin.read.release",
+    RepositoryPack => "repository.pack",
+    RepositoryIndex => "repository.index",
+    RepositorySnapshot => "repository.snapshot",
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -25,6 +25,9 @@ pub mod catalog;
 // Floor 4: backends.
 pub mod backend;
 
+// Floor 5: data movement.
+pub mod repository;
+
 // Floor 6: engine.
 pub mod engine;
 

@@ -28,8 +28,6 @@ pub struct Backup {
     pub size: Option<ByteSize>,
     /// When the snapshot was cut.
     pub created: Timestamp,
-    /// Bytes that were read of the volume to make it.
-    pub read: u64,
     /// Bytes that it added to the repository.
     pub added: u64,
     /// The backup that it was made as the difference to.

@@ -1,0 +1,266 @@
+//! Backups in restic's repository format (version 2: encrypted, compressed, deduplicated), written with
+//! rustic_core, so that restic reads them without us.
+//!
+//! Everything here blocks, and is called on threads that may. A backup is there when its snapshot file is:
+//! that is stored last, when all that it needs is durable, and only if everything was read.
+
+mod backup;
+mod image;
+mod location;
+mod manifest;
+mod objects;
+mod restore;
+mod secret;
+mod session;
+mod store;
+mod verify;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustic_core::repofile::{MasterKey, SnapshotFile, SnapshotId};
+use rustic_core::{
+    ConfigOptions, Credentials, KeyOptions, OpenStatus, RepositoryBackends, RepositoryOptions,
+};
+use tokio::runtime::Handle;
+
+pub use backup::{Base, ImageJob};
+pub use image::Image;
+pub use location::Location;
+pub use manifest::{Layout, Manifest};
+pub use objects::S3Settings;
+pub use restore::Target;
+pub use secret::{Secret, SecretSource};
+pub use store::Limits;
+pub use verify::Verified;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::BackupId;
+use crate::model::{Backup, Outcome, Progress};
+use crate::name::RepositoryName;
+use session::{Objects, Session};
+use store::Store;
+
+/// Bytes of a chunk, the unit that is deduplicated: the same in every repository that we make, because
+/// chunks of other sizes are never equal (`docs/benchmarks.md`).
+const CHUNK: u64 = 1 << 20;
+
+/// The compression level of zstd: the fastest of the usual ones (`docs/benchmarks.md`).
+const COMPRESSION: i32 = 1;
+
+/// What an administrator decides about a repository.
+#[derive(Debug, Clone)]
+pub struct RepositorySettings {
+    /// Its name here.
+    pub name: RepositoryName,
+    /// Where it is.
+    pub location: Location,
+    /// Its password.
+    pub password: SecretSource,
+    /// Where to keep what is read of it again and again, if it is far away.
+    pub cache: PathBuf,
+    /// How fast and how many at once.
+    pub limits: Limits,
+    /// For S3.
+    pub s3: S3Settings,
+}
+
+/// A repository in use.
+#[derive(Debug)]
+pub struct Repository {
+    settings: RepositorySettings,
+    runtime: Handle,
+    store: Mutex<Option<Arc<Store>>>,
+    /// Deriving it from the password takes as long as a small backup, on purpose.
+    key: Mutex<Option<MasterKey>>,
+    /// Backups never change.
+    known: Mutex<HashMap<BackupId, Option<Arc<Backup>>>>,
+}
+
+type Opened = rustic_core::Repository<OpenStatus>;
+
+impl Repository {
+    /// A repository that is opened when it is first used, on `runtime`.
+    pub fn new(settings: RepositorySettings, runtime: Handle) -> Self {
+        Self {
+            settings,
+            runtime,
+            store: Mutex::default(),
+            key: Mutex::default(),
+            known: Mutex::default(),
+        }
+    }
+
+    /// Its name here.
+    pub fn name(&self) -> &RepositoryName {
+        &self.settings.name
+    }
+
+    /// Where it is, without secrets.
+    pub fn location(&self) -> &Location {
+        &self.settings.location
+    }
+
+    fn store(&self) -> Result<Arc<Store>> {
+        let mut store = lock(&self.store);
+        if let Some(store) = &*store {
+            return Ok(Arc::clone(store));
+        }
+        let settings = &self.settings;
+        let objects = match &settings.location {
+            Location::Directory(path) => store::directory(path),
+            Location::Nfs { .. } => Err(Error::unsupported("not yet")),
+            Location::S3 { endpoint, bucket, prefix } => {
+                objects::s3(endpoint.as_deref(), bucket, prefix, &settings.s3)
+            }
+            Location::Gcs { bucket, prefix } => objects::gcs(bucket, prefix),
+            Location::Azure { container, prefix } => objects::azure(container, prefix),
+        };
+        let place = settings.location.to_string();
+        let objects = objects.map_err(|error| self.context(error))?;
+        let runtime = self.runtime.clone();
+        let opened =
+            Arc::new(Store::new(settings.name.clone(), place, objects, runtime, settings.limits));
+        *store = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    fn context(&self, error: Error) -> Error {
+        error.context(format!("repository {} at {}", self.settings.name, self.settings.location))
+    }
+
+    fn session(&self, progress: &Arc<Progress>) -> Result<Arc<Session>> {
+        Ok(Session::new(self.store()?, Arc::clone(progress)))
+    }
+
+    fn closed(&self, session: &Arc<Session>) -> Result<rustic_core::Repository<()>> {
+        let mut options = RepositoryOptions::default();
+        match self.settings.location.is_remote() {
+            true => options.cache_dir = Some(self.settings.cache.clone()),
+            false => options.no_cache = true,
+        }
+        let backends = RepositoryBackends::new(Arc::new(Objects(Arc::clone(session))), None);
+        rustic_core::Repository::new(&options, &backends).map_err(|error| session.explain(&error))
+    }
+
+    fn open(&self, session: &Arc<Session>) -> Result<Opened> {
+        let closed = self.closed(session)?;
+        let config = closed.config_id().map_err(|error| session.explain(&error))?;
+        if config.is_none() {
+            return Err(session
+                .store()
+                .error(ErrorKind::NotFound, "there is no repository there")
+                .hint(format!("`holdfast repository init {}` makes one", self.settings.name)));
+        }
+        let known = lock(&self.key).clone();
+        if let Some(key) = known
+            && let Ok(opened) = closed.clone().open(&Credentials::Masterkey(key))
+        {
+            return Ok(opened);
+        }
+        let password = self.settings.password.read().map_err(|error| self.context(error))?;
+        let credentials = Credentials::Password(password.reveal().to_owned());
+        let opened = closed.open(&credentials).map_err(|error| session.explain(&error))?;
+        let version = opened.config().version;
+        if version != 2 {
+            return Err(session
+                .store()
+                .error(
+                    ErrorKind::Unsupported,
+                    format_args!(
+                        "it has version {version} of the format, and this version knows only 2"
+                    ),
+                )
+                .hint("`restic migrate upgrade_repo_v2` brings an older one to version 2"));
+        }
+        *lock(&self.key) = Some(opened.key());
+        Ok(opened)
+    }
+
+    /// Makes the repository. `Unchanged` if it is there and the password opens it.
+    ///
+    /// # Errors
+    /// It cannot be reached or written; another password opens the one that is there.
+    pub fn init(&self) -> Result<Outcome> {
+        if let Location::Directory(path) = &self.settings.location {
+            std::fs::create_dir_all(path).map_err(|error| {
+                self.context(Error::io(format!("cannot make {}", path.display()), error))
+            })?;
+        }
+        let session = self.session(&Arc::default())?;
+        match self.open(&session) {
+            Ok(_) => return Ok(Outcome::Unchanged),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let password = self.settings.password.read().map_err(|error| self.context(error))?;
+        let session = self.session(&Arc::default())?;
+        let config = ConfigOptions::default()
+            .set_version(2_u32)
+            .set_chunker(rustic_core::repofile::Chunker::FixedSize)
+            .set_chunk_size(bytesize::ByteSize(CHUNK))
+            .set_compression(COMPRESSION);
+        self.closed(&session)?
+            .init(
+                &Credentials::Password(password.reveal().to_owned()),
+                &KeyOptions::default(),
+                &config,
+            )
+            .map_err(|error| session.explain(&error))?;
+        self.open(&session)?;
+        Ok(Outcome::Changed)
+    }
+
+    /// All backups that we made, oldest first.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn backups(&self) -> Result<Vec<Arc<Backup>>> {
+        let session = self.session(&Arc::default())?;
+        let opened = self.open(&session)?;
+        let ids: Vec<SnapshotId> =
+            opened.list().map_err(|error| session.explain(&error))?.collect();
+        let ids: Vec<(SnapshotId, BackupId)> =
+            ids.into_iter().map(|id| Ok((id, backup::id(id)?))).collect::<Result<_>>()?;
+        let unknown: Vec<SnapshotId> = {
+            let mut known = lock(&self.known);
+            known.retain(|id, _| ids.iter().any(|(_, there)| there == id));
+            ids.iter().filter(|(_, id)| !known.contains_key(id)).map(|(id, _)| *id).collect()
+        };
+        for item in opened
+            .stream_files_list::<SnapshotFile>(unknown)
+            .map_err(|error| session.explain(&error))?
+        {
+            let (id, mut file) = item.map_err(|error| session.explain(&error))?;
+            file.id = id;
+            let read = backup::read(&self.settings.name, &file)?.map(Arc::new);
+            lock(&self.known).insert(backup::id(id)?, read);
+        }
+        let known = lock(&self.known);
+        let mut backups: Vec<Arc<Backup>> =
+            ids.iter().filter_map(|(_, id)| known.get(id).cloned().flatten()).collect();
+        backups.sort_by_key(|backup| (backup.created, backup.id));
+        Ok(backups)
+    }
+
+    /// Removes a backup. What only it needs is removed by a later prune.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn remove(&self, id: BackupId) -> Result<Outcome> {
+        let session = self.session(&Arc::default())?;
+        let opened = self.open(&session)?;
+        let there = opened.list().map_err(|error| session.explain(&error))?;
+        let found =
+            there.into_iter().find(|one: &SnapshotId| backup::id(*one).is_ok_and(|one| one == id));
+        let Some(found) = found else { return Ok(Outcome::Unchanged) };
+        opened.delete_snapshots(&[found]).map_err(|error| session.explain(&error))?;
+        lock(&self.known).remove(&id);
+        Ok(Outcome::Changed)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,249 @@
+//! Restoring an image, in parallel and as the packs lie.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustic_core::repofile::{BlobType, Node, SnapshotFile, SnapshotId};
+use rustic_core::{BlobId, DataId, IndexedFullStatus};
+use sha2::{Digest, Sha256};
+
+use super::Repository;
+use super::backup::snapshot_id;
+use super::image::{IMAGE, SEGMENT, segment_number, segments};
+use super::manifest::{MANIFEST, Manifest};
+use super::session::Session;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::BackupId;
+use crate::model::Progress;
+
+/// Chunks that are read at the same time, for each core.
+const READERS: usize = 4;
+
+/// What an image is restored to.
+#[derive(Debug)]
+pub struct Target {
+    /// The device, at least as large as the image.
+    pub file: File,
+    /// Whether it reads as zeros everywhere, so that zeros need not be written.
+    pub blank: bool,
+}
+
+pub(super) type Indexed = rustic_core::Repository<IndexedFullStatus>;
+
+/// A chunk of an image and where it goes.
+pub(super) struct Chunk {
+    pub(super) id: DataId,
+    pub(super) offset: u64,
+    pub(super) length: u64,
+}
+
+impl Repository {
+    pub(super) fn indexed(&self, session: &Arc<Session>) -> Result<Indexed> {
+        self.open(session)?.to_indexed().map_err(|error| session.explain(&error))
+    }
+
+    pub(super) fn snapshot_file(
+        &self,
+        session: &Session,
+        indexed: &Indexed,
+        id: BackupId,
+    ) -> Result<SnapshotFile> {
+        let missing = || {
+            session
+                .store()
+                .error(ErrorKind::NotFound, format_args!("there is no backup {}", id.short()))
+                .hint("see `holdfast backup ls`")
+        };
+        let wanted = snapshot_id(session, id)?;
+        let mut there = indexed.list::<SnapshotId>().map_err(|error| session.explain(&error))?;
+        if !there.any(|one| one == wanted) {
+            return Err(missing());
+        }
+        indexed.get_file(&wanted).map_err(|error| session.explain(&error))
+    }
+
+    /// What the backup is of.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such backup; `Corrupt` if it is damaged; `Unsupported` if a newer version
+    /// made it.
+    pub fn manifest(&self, id: BackupId) -> Result<Manifest> {
+        let session = self.session(&Arc::default())?;
+        let indexed = self.indexed(&session)?;
+        let file = self.snapshot_file(&session, &indexed, id)?;
+        manifest(&session, &indexed, &file)
+    }
+
+    /// Restores the image of a backup. Until this returns `Ok` the target holds nothing that may be used.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such backup; `Corrupt`, naming what is damaged, if any of it cannot be read
+    /// back as it was stored; `Cancelled`.
+    pub fn restore_image(
+        &self,
+        id: BackupId,
+        target: &Target,
+        progress: &Arc<Progress>,
+    ) -> Result<()> {
+        let session = self.session(progress)?;
+        let indexed = self.indexed(&session)?;
+        let file = self.snapshot_file(&session, &indexed, id)?;
+        let manifest = manifest(&session, &indexed, &file)?;
+        let size = manifest.image_size()?;
+        let chunks = chunks(&session, &indexed, &file, size)?;
+        progress.add_total(size);
+        let write = |chunk: &Chunk| {
+            let data = read_chunk(&indexed, chunk)?;
+            if !(target.blank && is_zero(&data)) {
+                target.file.write_all_at(&data, chunk.offset).map_err(|error| {
+                    Error::io(format!("cannot write the volume at byte {}", chunk.offset), error)
+                })?;
+            }
+            progress.add(chunk.length);
+            Ok(())
+        };
+        for_each_chunk(&session, &chunks, write)?;
+        target.file.sync_all().map_err(|error| Error::io("cannot flush the volume", error))
+    }
+}
+
+impl Manifest {
+    pub(super) fn image_size(&self) -> Result<u64> {
+        let size = self
+            .snapshot
+            .size
+            .ok_or_else(|| Error::corrupt("the backup does not tell its size"))?;
+        Ok(size.bytes())
+    }
+}
+
+/// Gives each chunk to `use_it`, several at once, until one fails.
+pub(super) fn for_each_chunk(
+    session: &Arc<Session>,
+    chunks: &[Chunk],
+    use_it: impl Fn(&Chunk) -> Result<()> + Sync,
+) -> Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<()> {
+        while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
+            session.go_on()?;
+            if let Err(error) = use_it(chunk) {
+                session.fail(error.again());
+                return Err(error);
+            }
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores * READERS).map(|_| scope.spawn(work)).collect();
+        let ends = workers.into_iter().map(|worker| {
+            worker.join().unwrap_or_else(|_| Err(Error::internal("a reader of chunks broke off")))
+        });
+        // All of them end before the first error is told.
+        ends.collect::<Vec<_>>().into_iter().collect()
+    })
+}
+
+/// The chunk's bytes, which have its id.
+pub(super) fn read_chunk(indexed: &Indexed, chunk: &Chunk) -> Result<bytes::Bytes> {
+    let id = BlobId::from(*chunk.id);
+    let damaged = |why: String| {
+        let pack =
+            indexed.get_index_entry(&chunk.id).ok().map(|entry| entry.pack.to_hex().to_string());
+        let pack = pack.map_or_else(|| "no pack".to_owned(), |pack| format!("pack {pack}"));
+        Error::corrupt(format!(
+            "bytes {} to {} of the image, chunk {} in {pack}: {why}",
+            chunk.offset,
+            chunk.offset + chunk.length,
+            chunk.id.to_hex().as_str(),
+        ))
+        .hint("`holdfast backup verify` tells all that is damaged; the next backup stores again what the volume still has")
+    };
+    let data = indexed
+        .get_blob_cached(&id, BlobType::Data)
+        .map_err(|error| damaged(error.display_log()))?;
+    if data.len() as u64 != chunk.length {
+        return Err(damaged("it has another length than the image needs".to_owned()));
+    }
+    let found = BackupId::from_bytes(Sha256::digest(&data).into());
+    if found.to_string() != *chunk.id.to_hex() {
+        return Err(damaged("its content is not what was stored".to_owned()));
+    }
+    Ok(data)
+}
+
+/// Whether all bytes are zeros.
+pub(super) fn is_zero(data: &[u8]) -> bool {
+    data.chunks(4096).all(|part| part.iter().fold(0, |all, byte| all | byte) == 0)
+}
+
+/// What the backup is of, as it says itself.
+pub(super) fn manifest(
+    session: &Session,
+    indexed: &Indexed,
+    file: &SnapshotFile,
+) -> Result<Manifest> {
+    let node = indexed
+        .node_from_path(file.tree, Path::new(MANIFEST))
+        .map_err(|error| session.explain(&error))?;
+    let mut text = Vec::new();
+    indexed.dump(&node, &mut text).map_err(|error| session.explain(&error))?;
+    Manifest::from_json(&text)
+}
+
+/// The chunks of an image of `size` bytes, which they cover without a gap.
+pub(super) fn chunks(
+    session: &Session,
+    indexed: &Indexed,
+    file: &SnapshotFile,
+    size: u64,
+) -> Result<Vec<Chunk>> {
+    let corrupt = |what: String| session.store().error(ErrorKind::Corrupt, what);
+    let image = indexed
+        .node_from_path(file.tree, Path::new(IMAGE))
+        .map_err(|error| session.explain(&error))?;
+    let tree = |node: &Node| {
+        let id = node.subtree.ok_or_else(|| corrupt(format!("{} is no directory", node.name)))?;
+        indexed.get_tree(&id).map_err(|error| corrupt(error.display_log()))
+    };
+    let mut chunks = Vec::new();
+    let mut next = 0;
+    for directory in tree(&image)?.nodes {
+        for segment in tree(&directory)?.nodes {
+            let number = segment_number(&directory.name, &segment.name);
+            if number != Some(next) {
+                return Err(corrupt(format!("segment {next} of the image is missing")));
+            }
+            let start = next * SEGMENT;
+            let end = (start + SEGMENT).min(size);
+            let content = segment.content.unwrap_or_default();
+            add_chunks(indexed, &content, start..end, &mut chunks).ok_or_else(|| {
+                corrupt(format!("chunks of segment {next} of the image are missing"))
+            })?;
+            next += 1;
+        }
+    }
+    if next != segments(size) {
+        return Err(corrupt(format!("the image ends after {next} segments of {}", segments(size))));
+    }
+    Ok(chunks)
+}
+
+fn add_chunks(
+    indexed: &Indexed,
+    content: &[DataId],
+    range: std::ops::Range<u64>,
+    into: &mut Vec<Chunk>,
+) -> Option<()> {
+    let mut offset = range.start;
+    for id in content {
+        let length = u64::from(indexed.get_index_entry(id).ok()?.data_length());
+        into.push(Chunk { id: *id, offset, length });
+        offset += length;
+    }
+    (offset == range.end).then_some(())
+}

@@ -1,0 +1,214 @@
+//! A repository's objects as rustic_core reads and writes them, for one piece of work.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use rustic_core::{
+    BytesList, ErrorKind as RusticKind, FileType, Id, ReadBackend, RusticError, RusticResult,
+    WriteBackend,
+};
+use tokio::task::JoinSet;
+
+use super::store::Store;
+use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::{self, BackendStep};
+use crate::model::Progress;
+
+/// Packs on their way to the store at the same time: bounds the memory that they take.
+const PACKS_AT_ONCE: usize = 4;
+
+/// One piece of work on a repository. What goes wrong is kept with its kind, which rustic_core's errors do
+/// not carry.
+#[derive(Debug)]
+pub(super) struct Session {
+    store: Arc<Store>,
+    progress: Arc<Progress>,
+    failure: Mutex<Option<Error>>,
+    packs: Mutex<JoinSet<Result<()>>>,
+}
+
+impl Session {
+    pub(super) fn new(store: Arc<Store>, progress: Arc<Progress>) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            progress,
+            failure: Mutex::new(None),
+            packs: Mutex::new(JoinSet::new()),
+        })
+    }
+
+    pub(super) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    pub(super) fn progress(&self) -> &Arc<Progress> {
+        &self.progress
+    }
+
+    /// Keeps the first failure: what comes after it is its consequence. From now on nothing can be stored
+    /// that others would take for whole.
+    pub(super) fn fail(&self, error: Error) -> Box<RusticError> {
+        let text = error.full_message();
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        RusticError::new(RusticKind::Backend, text)
+    }
+
+    fn kept<T>(&self, result: Result<T>) -> RusticResult<T> {
+        result.map_err(|error| self.fail(error))
+    }
+
+    /// The error of the work that gave `error`.
+    pub(super) fn explain(&self, error: &RusticError) -> Error {
+        let kept =
+            self.failure.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Error::again);
+        kept.unwrap_or_else(|| explain(&self.store, error))
+    }
+
+    /// Goes on unless something failed or the work was cancelled.
+    pub(super) fn go_on(&self) -> Result<()> {
+        let failed = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        match failed.as_ref() {
+            Some(error) => Err(error.again()),
+            None => self.progress.go_on(),
+        }
+    }
+
+    /// Waits until at most `left` packs are on their way.
+    fn wait_for_packs(&self, left: usize) -> Result<()> {
+        let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+        self.store.runtime().block_on(async {
+            while packs.len() > left {
+                match packs.join_next().await {
+                    Some(Ok(result)) => result?,
+                    Some(Err(join)) => {
+                        return Err(Error::internal("a pack's upload broke off").caused_by(join));
+                    }
+                    None => break,
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn write(&self, tpe: FileType, id: &Id, content: BytesList) -> Result<()> {
+        self.go_on()?;
+        let name = object(tpe, id);
+        let store = Arc::clone(&self.store);
+        if tpe == FileType::Pack {
+            self.wait_for_packs(PACKS_AT_ONCE - 1)?;
+            let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+            packs.spawn_blocking_on(
+                move || {
+                    store.put(&name, content.slice())?;
+                    failpoint::reached_blocking(BackendStep::RepositoryPack)
+                },
+                self.store.runtime(),
+            );
+            return Ok(());
+        }
+        // What names packs is stored when they are.
+        self.wait_for_packs(0)?;
+        self.store.put(&name, content.slice())?;
+        match tpe {
+            FileType::Index => failpoint::reached_blocking(BackendStep::RepositoryIndex),
+            FileType::Snapshot => failpoint::reached_blocking(BackendStep::RepositorySnapshot),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The name of a file of a repository.
+pub(super) fn object(tpe: FileType, id: &Id) -> String {
+    let hex = id.to_hex();
+    match tpe {
+        FileType::Config => "config".to_owned(),
+        FileType::Pack => format!("data/{}/{}", &hex[..2], &hex[..]),
+        other => format!("{}/{}", other.dirname(), &hex[..]),
+    }
+}
+
+/// What rustic_core's errors mean to us.
+fn explain(store: &Store, error: &RusticError) -> Error {
+    let text = error.display_log();
+    if error.is_incorrect_password() {
+        return store
+            .error(ErrorKind::Unsupported, "the password is wrong")
+            .hint("look at the repository's password or password_file in the configuration");
+    }
+    let kind = if text.contains("related to Unsupported")
+        || text.contains("version") && text.contains("unsupported")
+    {
+        ErrorKind::Unsupported
+    } else if text.contains("cryptography") || text.contains("not found in index") {
+        ErrorKind::Corrupt
+    } else {
+        ErrorKind::Internal
+    };
+    store.error(kind, text.trim_start_matches("Error: "))
+}
+
+/// [`Session`] as rustic_core holds it.
+#[derive(Debug, Clone)]
+pub(super) struct Objects(pub(super) Arc<Session>);
+
+impl ReadBackend for Objects {
+    fn location(&self) -> String {
+        self.0.store.place().to_owned()
+    }
+
+    fn list_with_size(&self, tpe: FileType) -> RusticResult<Vec<(Id, u32)>> {
+        let size = |size: u64| u32::try_from(size).unwrap_or(u32::MAX);
+        if tpe == FileType::Config {
+            let found = self.0.kept(self.0.store.size("config"))?;
+            return Ok(found.map(|bytes| (Id::default(), size(bytes))).into_iter().collect());
+        }
+        let listed = self.0.kept(self.0.store.list(tpe.dirname()))?;
+        let ids = listed.into_iter().filter_map(|(name, bytes)| {
+            // Whatever else lies there, such as what a write that broke off has left, is not ours to read.
+            Some((name.parse::<Id>().ok().filter(|_| name.len() == 64)?, size(bytes)))
+        });
+        Ok(ids.collect())
+    }
+
+    fn read_full(&self, tpe: FileType, id: &Id) -> RusticResult<Bytes> {
+        let name = object(tpe, id);
+        let found = self.0.kept(self.0.store.get(&name))?;
+        let missing = || self.0.store.error(ErrorKind::Corrupt, format_args!("{name} is missing"));
+        self.0.kept(found.ok_or_else(missing))
+    }
+
+    fn read_partial(
+        &self,
+        tpe: FileType,
+        id: &Id,
+        _cacheable: bool,
+        offset: u32,
+        length: u32,
+    ) -> RusticResult<Bytes> {
+        let read = self.0.store.get_range(&object(tpe, id), offset.into(), length.into());
+        // A pack that cannot be read is the caller's to tell of: others may still be read.
+        read.map_err(|error| RusticError::new(RusticKind::Backend, error.full_message()))
+    }
+
+    fn warmup_path(&self, tpe: FileType, id: &Id) -> String {
+        object(tpe, id)
+    }
+}
+
+impl WriteBackend for Objects {
+    fn write_bytes(
+        &self,
+        tpe: FileType,
+        id: &Id,
+        _cacheable: bool,
+        content: BytesList,
+    ) -> RusticResult<()> {
+        self.0.kept(self.0.write(tpe, id, content))
+    }
+
+    fn remove(&self, tpe: FileType, id: &Id, _cacheable: bool) -> RusticResult<()> {
+        // Nothing goes before what takes its place is stored.
+        let stored = self.0.wait_for_packs(0);
+        self.0.kept(stored.and_then(|()| self.0.store.remove(&object(tpe, id))))
+    }
+}

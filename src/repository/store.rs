@@ -1,0 +1,334 @@
+//! The objects of a repository, wherever they lie, with limits on requests and bytes.
+
+use std::path::Path as FilePath;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::RepositoryName;
+use crate::units::ByteSize;
+
+/// How often a request is made before its error counts, besides what the service's client repeats.
+const TRIES: u32 = 4;
+
+/// The pause before the first repetition; each next one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
+/// How fast and how many at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes per second to the store.
+    pub upload: Option<ByteSize>,
+    /// Bytes per second from the store.
+    pub download: Option<ByteSize>,
+    /// Requests at once.
+    pub connections: usize,
+}
+
+/// One repository's objects. Calls block, and are made on threads that may.
+#[derive(Debug)]
+pub(super) struct Store {
+    name: RepositoryName,
+    place: String,
+    objects: Arc<dyn ObjectStore>,
+    prefix: Path,
+    runtime: Handle,
+    requests: Arc<Semaphore>,
+    upload: Option<Pace>,
+    download: Option<Pace>,
+}
+
+impl Store {
+    pub(super) fn new(
+        name: RepositoryName,
+        place: String,
+        (objects, prefix): (Arc<dyn ObjectStore>, Path),
+        runtime: Handle,
+        limits: Limits,
+    ) -> Self {
+        Self {
+            name,
+            place,
+            objects,
+            prefix,
+            runtime,
+            requests: Arc::new(Semaphore::new(limits.connections.max(1))),
+            upload: limits.upload.map(Pace::new),
+            download: limits.download.map(Pace::new),
+        }
+    }
+
+    /// Where it is, without secrets.
+    pub(super) fn place(&self) -> &str {
+        &self.place
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    fn path(&self, name: &str) -> Path {
+        Path::from_iter(self.prefix.parts().chain(Path::from(name).parts()))
+    }
+
+    /// The whole object; none if there is no such one.
+    pub(super) fn get(&self, name: &str) -> Result<Option<Bytes>> {
+        let path = self.path(name);
+        let read = || async {
+            match self.objects.get(&path).await {
+                Ok(found) => found.bytes().await.map(Some),
+                Err(object_store::Error::NotFound { source, .. })
+                    if !is_missing_bucket(&*source) =>
+                {
+                    Ok(None)
+                }
+                Err(error) => Err(error),
+            }
+        };
+        let bytes = self.repeated("read", name, read)?;
+        self.pace(self.download.as_ref(), bytes.as_ref().map_or(0, Bytes::len));
+        Ok(bytes)
+    }
+
+    /// `length` bytes of an object.
+    pub(super) fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Bytes> {
+        let path = self.path(name);
+        let bytes =
+            self.repeated("read", name, || self.objects.get_range(&path, offset..offset + length))?;
+        self.pace(self.download.as_ref(), bytes.len());
+        if bytes.len() as u64 != length {
+            return Err(
+                self.error(ErrorKind::Corrupt, format!("{name} is shorter than it should be"))
+            );
+        }
+        Ok(bytes)
+    }
+
+    /// The size of an object; none if there is no such one.
+    pub(super) fn size(&self, name: &str) -> Result<Option<u64>> {
+        let path = self.path(name);
+        self.repeated("look at", name, || async {
+            match self.objects.head(&path).await {
+                Ok(meta) => Ok(Some(meta.size)),
+                Err(object_store::Error::NotFound { source, .. })
+                    if !is_missing_bucket(&*source) =>
+                {
+                    Ok(None)
+                }
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    /// The names, without their directories, and sizes of the objects below `directory`.
+    pub(super) fn list(&self, directory: &str) -> Result<Vec<(String, u64)>> {
+        let path = self.path(directory);
+        let list = || async {
+            let listed = self.objects.list(Some(&path)).map_ok(|meta| {
+                let name = meta.location.filename().unwrap_or_default().to_owned();
+                (name, meta.size)
+            });
+            listed.try_collect::<Vec<_>>().await
+        };
+        self.repeated("list", directory, list)
+    }
+
+    /// Stores an object, durably when this returns.
+    pub(super) fn put(&self, name: &str, content: &[Bytes]) -> Result<()> {
+        let path = self.path(name);
+        self.pace(self.upload.as_ref(), content.iter().map(Bytes::len).sum());
+        let payload: PutPayload = content.iter().cloned().collect();
+        self.repeated("write", name, || async {
+            self.objects.put(&path, payload.clone()).await.map(drop)
+        })
+    }
+
+    /// Removes an object, there or not.
+    pub(super) fn remove(&self, name: &str) -> Result<()> {
+        let path = self.path(name);
+        self.repeated("remove", name, || async {
+            match self.objects.delete(&path).await {
+                Err(object_store::Error::NotFound { source, .. })
+                    if !is_missing_bucket(&*source) =>
+                {
+                    Ok(())
+                }
+                other => other,
+            }
+        })
+    }
+
+    fn repeated<T, F, R>(&self, verb: &str, name: &str, request: F) -> Result<T>
+    where
+        F: Fn() -> R,
+        R: Future<Output = object_store::Result<T>>,
+    {
+        let mut pause = FIRST_PAUSE;
+        let work = async {
+            for _ in 1..TRIES {
+                match self.once(&request).await {
+                    Err(error) if self.kind(&error) == ErrorKind::Unavailable => {
+                        tracing::debug!(repository = %self.name, "{verb} {name}: {error}; trying again");
+                    }
+                    other => return other,
+                }
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            self.once(&request).await
+        };
+        self.runtime.block_on(work).map_err(|error| self.explain(verb, name, error))
+    }
+
+    async fn once<T, F, R>(&self, request: &F) -> object_store::Result<T>
+    where
+        F: Fn() -> R,
+        R: Future<Output = object_store::Result<T>>,
+    {
+        // It is never closed.
+        let _turn = self.requests.acquire().await;
+        request().await
+    }
+
+    fn pace(&self, pace: Option<&Pace>, bytes: usize) {
+        if let Some(pace) = pace {
+            std::thread::sleep(pace.take(bytes as u64));
+        }
+    }
+
+    /// An error about this repository.
+    pub(super) fn error(&self, kind: ErrorKind, what: impl std::fmt::Display) -> Error {
+        Error::new(kind, format!("repository {} at {}: {what}", self.name, self.place))
+    }
+
+    fn kind(&self, error: &object_store::Error) -> ErrorKind {
+        use object_store::Error as Store;
+        match error {
+            Store::NotFound { .. } => ErrorKind::NotFound,
+            Store::AlreadyExists { .. } => ErrorKind::Conflict,
+            Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => {
+                ErrorKind::Unsupported
+            }
+            Store::InvalidPath { .. } | Store::UnknownConfigurationKey { .. } => ErrorKind::Invalid,
+            other => match io_cause(other) {
+                Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => {
+                    ErrorKind::OutOfSpace
+                }
+                Some(
+                    std::io::ErrorKind::PermissionDenied
+                    | std::io::ErrorKind::ReadOnlyFilesystem
+                    | std::io::ErrorKind::NotADirectory,
+                ) => ErrorKind::Unsupported,
+                _ => ErrorKind::Unavailable,
+            },
+        }
+    }
+
+    fn explain(&self, verb: &str, name: &str, error: object_store::Error) -> Error {
+        let kind = self.kind(&error);
+        let missing = matches!(&error, object_store::Error::NotFound { source, .. } if is_missing_bucket(&**source));
+        let explained = self.error(kind, format_args!("cannot {verb} {name}")).caused_by(error);
+        match kind {
+            _ if missing => explained.hint("there is no such bucket: make it, or mend the repository's url"),
+            ErrorKind::Unsupported if verb == "write" || verb == "remove" => {
+                explained.hint("it may only be read: allow the daemon to write there, or use another repository")
+            }
+            ErrorKind::Unsupported => explained.hint("look at the repository's credentials and at who may use it"),
+            ErrorKind::OutOfSpace => explained
+                .hint("make room there: remove backups and run `holdfast backup prune`, or give it more space"),
+            ErrorKind::Unavailable => explained.hint("try again when it can be reached"),
+            _ => explained,
+        }
+    }
+}
+
+/// Whether an object is not found because all of them are not.
+fn is_missing_bucket(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut text = String::new();
+    let mut at = Some(error);
+    while let Some(error) = at {
+        text.push_str(&error.to_string());
+        at = error.source();
+    }
+    ["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"]
+        .iter()
+        .any(|code| text.contains(code))
+}
+
+/// The operating system's reason, if that is the cause.
+fn io_cause(error: &object_store::Error) -> Option<std::io::ErrorKind> {
+    let mut at = std::error::Error::source(error);
+    while let Some(error) = at {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return Some(io.kind());
+        }
+        at = error.source();
+    }
+    None
+}
+
+/// A rate that is not gone over in the long run.
+#[derive(Debug)]
+struct Pace {
+    bytes_per_second: f64,
+    /// When what was taken so far will have been due.
+    due: Mutex<Option<Instant>>,
+}
+
+impl Pace {
+    fn new(rate: ByteSize) -> Self {
+        #[allow(clippy::cast_precision_loss, reason = "a rate is no exact number")]
+        Self { bytes_per_second: rate.bytes().max(1) as f64, due: Mutex::new(None) }
+    }
+
+    /// Counts `bytes` and tells how long to wait before they may be moved.
+    fn take(&self, bytes: u64) -> Duration {
+        let now = Instant::now();
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = due.map_or(now, |due| due.max(now));
+        #[allow(clippy::cast_precision_loss, reason = "a rate is no exact number")]
+        let seconds = bytes as f64 / self.bytes_per_second;
+        *due = Some(start + Duration::from_secs_f64(seconds.min(86_400.0)));
+        start - now
+    }
+}
+
+/// A directory of this host as a store whose writes are durable.
+pub(super) fn directory(path: &FilePath) -> Result<(Arc<dyn ObjectStore>, Path)> {
+    let shown = path.display();
+    let store =
+        object_store::local::LocalFileSystem::new_with_prefix(path).map_err(|error| match path
+            .try_exists()
+        {
+            Ok(false) => {
+                Error::not_found(format!("there is no directory {shown}")).caused_by(error)
+            }
+            _ => {
+                Error::unsupported(format!("the directory {shown} cannot be used")).caused_by(error)
+            }
+        })?;
+    Ok((Arc::new(store.with_fsync(true)), Path::default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_kept_over_all_that_is_moved() {
+        let pace = Pace::new(ByteSize::new(1000));
+        assert_eq!(pace.take(500), Duration::ZERO);
+        let waits: Vec<Duration> = (0..4).map(|_| pace.take(500)).collect();
+        for (i, wait) in waits.iter().enumerate() {
+            let due = Duration::from_millis(500 * (i as u64 + 1));
+            assert!(*wait <= due && *wait > due - Duration::from_millis(400), "{waits:?}");
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Images of block volumes.
+
+use crate::world::{Disk, World, progress};
+
+const MIB: usize = 1 << 20;
+
+#[test]
+fn what_is_backed_up_comes_back_by_us_and_by_plain_restic() {
+    let world = World::new();
+    let mut disk = Disk::new(1, 21 * MIB + 4096);
+    disk.fill(0..3 * MIB, 1);
+    disk.fill(9 * MIB..10 * MIB + 5000, 2);
+    let first = disk.cut();
+    let backup = world.repository.back_up_image(first.job(None), &progress()).unwrap();
+    assert_eq!(world.repository.backups().unwrap(), [backup.clone().into()]);
+    world.assert_sound();
+    assert!(world.restored(&backup) == first.content);
+    assert!(world.restored_by_restic(backup.id) == first.content);
+
+    disk.fill(9 * MIB + 100..9 * MIB + 200, 3);
+    disk.content[..MIB].fill(0);
+    let second = disk.cut();
+    let difference = second.job(Some((&backup, &first)));
+    let next = world.repository.back_up_image(difference, &progress()).unwrap();
+    assert_eq!(next.parent, Some(backup.id));
+    assert!(next.added < 2 * MIB as u64, "{next:?}");
+    world.assert_sound();
+    for (backup, cut) in [(&backup, &first), (&next, &second)] {
+        assert!(world.restored(backup) == cut.content);
+        assert!(world.restored_by_restic(backup.id) == cut.content);
+        let verified = world.repository.verify(backup.id, &progress()).unwrap();
+        assert_eq!((verified.bytes, verified.damage), (cut.content.len() as u64, vec![]));
+    }
+}

@@ -1,0 +1,258 @@
+//! A repository of the test's own, volumes that exist only as images, and restic.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+use holdfast::id::{BackupId, Generation, SnapshotUuid, VolumeUuid};
+use holdfast::model::{Backup, Content, Progress, Snapshot, SnapshotOrigin, Volume, VolumeState};
+use holdfast::options::{FilesystemKind, OnRemove, Ownership};
+use holdfast::repository::{
+    Base, Image, ImageJob, Layout, Limits, Location, Manifest, Repository, RepositorySettings,
+    S3Settings, Secret, SecretSource, Target,
+};
+use holdfast::units::ByteSize;
+
+pub(crate) const PASSWORD: &str = "the test's own secret";
+
+/// A repository in a directory that goes away with the test.
+pub(crate) struct World {
+    runtime: tokio::runtime::Runtime,
+    place: tempfile::TempDir,
+    pub(crate) repository: Repository,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let world = Self::without_repository();
+        world.repository.init().unwrap();
+        world
+    }
+
+    pub(crate) fn without_repository() -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let location = Location::Directory(place.path().join("repository"));
+        Self::at(place, location, S3Settings::default())
+    }
+
+    pub(crate) fn at(place: tempfile::TempDir, location: Location, s3: S3Settings) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let settings = RepositorySettings {
+            name: "main".parse().unwrap(),
+            location,
+            password: SecretSource::Given(Secret::new(PASSWORD)),
+            cache: place.path().join("cache"),
+            limits: Limits { upload: None, download: None, connections: 8 },
+            s3,
+        };
+        let repository = Repository::new(settings, runtime.handle().clone());
+        Self { runtime, place, repository }
+    }
+
+    /// The same repository for another host.
+    pub(crate) fn other(&self, change: impl FnOnce(&mut RepositorySettings)) -> Repository {
+        let mut settings = RepositorySettings {
+            name: "main".parse().unwrap(),
+            location: self.repository.location().clone(),
+            password: SecretSource::Given(Secret::new(PASSWORD)),
+            cache: self.path().join("other-cache"),
+            limits: Limits { upload: None, download: None, connections: 8 },
+            s3: S3Settings::default(),
+        };
+        change(&mut settings);
+        Repository::new(settings, self.runtime.handle().clone())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.place.path()
+    }
+
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.path().join("repository")
+    }
+
+    fn restic_command(&self, arguments: &[&str]) -> Output {
+        Command::new("restic")
+            .args(arguments)
+            .arg("--no-cache")
+            .env("RESTIC_REPOSITORY", self.directory())
+            .env("RESTIC_PASSWORD", PASSWORD)
+            .output()
+            .expect("restic is installed")
+    }
+
+    /// What restic says, which is content with the repository.
+    pub(crate) fn restic(&self, arguments: &[&str]) -> String {
+        let output = self.restic_command(arguments);
+        let said = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(output.status.success(), "restic {arguments:?}: {said}");
+        said
+    }
+
+    /// restic has read all data and found nothing wrong.
+    pub(crate) fn assert_sound(&self) {
+        let said = self.restic(&["check", "--read-data"]);
+        assert!(said.contains("no errors were found"), "{said}");
+    }
+
+    /// The image of a backup as plain restic gives it.
+    pub(crate) fn restored_by_restic(&self, id: BackupId) -> Vec<u8> {
+        let target = self.path().join(format!("restic-{}", id.short()));
+        self.restic(&["restore", &id.to_string(), "--target", target.to_str().unwrap()]);
+        let pipeline = "find \"$1\" -path '*/image/*' -type f | sort | xargs cat";
+        let output = Command::new("sh").args(["-c", pipeline, "sh"]).arg(&target).output().unwrap();
+        assert!(output.status.success());
+        std::fs::remove_dir_all(target).unwrap();
+        output.stdout
+    }
+
+    /// The image of a backup as we give it, on a device that held something else before.
+    pub(crate) fn restored(&self, backup: &Backup) -> Vec<u8> {
+        let size = usize::try_from(backup.size.unwrap().bytes()).unwrap();
+        let file = tempfile::tempfile_in(self.path()).unwrap();
+        file.write_all_at(&vec![0xa5; size], 0).unwrap();
+        let target = Target { file, blank: false };
+        self.repository.restore_image(backup.id, &target, &Arc::default()).unwrap();
+        read(&target.file, size)
+    }
+}
+
+pub(crate) fn read(file: &File, size: usize) -> Vec<u8> {
+    let mut bytes = vec![0; size];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+/// A volume whose content is in memory, and on disk when a snapshot is cut.
+pub(crate) struct Disk {
+    pub(crate) uuid: VolumeUuid,
+    pub(crate) content: Vec<u8>,
+    cut: u64,
+}
+
+/// A snapshot of a [`Disk`].
+pub(crate) struct Cut {
+    manifest: Manifest,
+    pub(crate) content: Vec<u8>,
+    file: Arc<File>,
+}
+
+impl Disk {
+    pub(crate) fn new(number: u128, size: usize) -> Self {
+        let uuid = VolumeUuid::from_uuid(uuid::Uuid::from_u128(number));
+        Self { uuid, content: vec![0; size], cut: 0 }
+    }
+
+    /// Bytes that nothing compresses.
+    pub(crate) fn fill(&mut self, range: Range<usize>, seed: u64) {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        for word in self.content[range].chunks_mut(8) {
+            // Marsaglia's xorshift64.
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            word.copy_from_slice(&state.to_le_bytes()[..word.len()]);
+        }
+    }
+
+    pub(crate) fn cut(&mut self) -> Cut {
+        self.cut += 1;
+        let size = ByteSize::new(self.content.len() as u64);
+        let volume = Volume {
+            uuid: self.uuid,
+            name: "data".parse().unwrap(),
+            backend: "loop".parse().unwrap(),
+            generation: Generation::FIRST,
+            state: VolumeState::Ready,
+            content: Content::Prepared,
+            size: Some(size),
+            grow_pending: false,
+            filesystem: Some(FilesystemKind::Ext4),
+            mkfs_options: vec![],
+            mount_options: vec![],
+            ownership: Ownership::default(),
+            read_only: false,
+            on_remove: OnRemove::default(),
+            options: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            created: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let snapshot = Snapshot {
+            uuid: SnapshotUuid::from_uuid(uuid::Uuid::from_u128(
+                self.uuid.uuid().as_u128() + (u128::from(self.cut) << 64),
+            )),
+            volume: self.uuid,
+            name: format!("s{}", self.cut).parse().unwrap(),
+            generation: Generation::FIRST,
+            size: Some(size),
+            content: Content::Prepared,
+            origin: SnapshotOrigin::User,
+            complete: true,
+            created: jiff::Timestamp::from_second(1_700_000_000).unwrap(),
+        };
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&self.content, 0).unwrap();
+        Cut {
+            manifest: Manifest { volume, snapshot, layout: Layout::IMAGE },
+            content: self.content.clone(),
+            file: Arc::new(file),
+        }
+    }
+}
+
+impl Cut {
+    /// The whole of it, or the difference to `base`, a backup of the other cut.
+    pub(crate) fn job(&self, base: Option<(&Backup, &Cut)>) -> ImageJob {
+        let base = base.map(|(backup, cut)| Base {
+            backup: backup.id,
+            changed: differing(&cut.content, &self.content),
+        });
+        ImageJob {
+            manifest: self.manifest.clone(),
+            node: "node-1".to_owned(),
+            image: Image {
+                file: Arc::clone(&self.file),
+                size: self.content.len() as u64,
+                allocated: differing(&[], &self.content),
+            },
+            base,
+        }
+    }
+}
+
+const BLOCK: usize = 4096;
+
+/// The blocks in which `new` is not `old`, zeros where that has ended.
+fn differing(old: &[u8], new: &[u8]) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for (i, block) in new.chunks(BLOCK).enumerate() {
+        let start = i * BLOCK;
+        let before = old
+            .get(start..(start + block.len()))
+            .map_or(&[0; BLOCK][..block.len()], |before| before);
+        if before != block {
+            let range = start as u64..(start + block.len()) as u64;
+            match ranges.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => ranges.push(range),
+            }
+        }
+    }
+    ranges
+}
+
+pub(crate) fn progress() -> Arc<Progress> {
+    Arc::default()
+}
