@@ -60,6 +60,7 @@ impl World {
     fn repository(&self, name: &str) -> Repository {
         let settings = RepositorySettings {
             name: "main".parse().unwrap(),
+            node: "node-1".to_owned(),
             location: Location::Directory(self.path(name)),
             password: SecretSource::Given(Secret::new(PASSWORD)),
             cache: self.path("cache"),
@@ -229,8 +230,9 @@ fn full() {
             let base = base.map(|changed| Base { backup: made.as_ref().unwrap().id, changed });
             let job = job(&image, number, all(), base);
             let mut result = None;
-            let time =
-                timed(|| result = Some(repository.back_up_image(job, &Arc::default()).unwrap()));
+            let time = timed(|| {
+                result = Some(repository.back_up_image(job, &Arc::default()).unwrap().backup)
+            });
             made = result;
             time
         };
@@ -316,7 +318,7 @@ fn sparse() {
         let mut backup = None;
         let first = timed(|| {
             let job = job(&path, number, data.clone(), None);
-            backup = Some(repository.back_up_image(job, &Arc::default()).unwrap());
+            backup = Some(repository.back_up_image(job, &Arc::default()).unwrap().backup);
         });
         let base = Base { backup: backup.unwrap().id, changed: vec![] };
         let again = timed(|| {

@@ -9,8 +9,8 @@ use rustic_core::repofile::{SnapshotFile, SnapshotId, StringList};
 use rustic_core::{BackupOptions, IndexedIdsStatus, ParentOptions, TreeId};
 
 use super::Repository;
-use super::image::Difference;
-use super::image::{IMAGE, Image, ImageSource, Stamps, segment_number, segments};
+use super::image::{Difference, IMAGE, Image, ImageSource, Stamps, segment_number, segments};
+use super::lock::Access;
 use super::manifest::{Layout, MANIFEST, Manifest};
 use super::session::Session;
 use crate::error::{Error, Result};
@@ -26,8 +26,6 @@ const OURS: &str = "holdfast";
 pub struct ImageJob {
     /// What it is of.
     pub manifest: Manifest,
-    /// The node that makes it.
-    pub node: String,
     /// Its bytes.
     pub image: Image,
     /// What it is the difference to.
@@ -43,14 +41,25 @@ pub struct Base {
     pub changed: Vec<Range<u64>>,
 }
 
+/// A backup that was made.
+#[derive(Debug)]
+pub struct Stored {
+    /// The backup.
+    pub backup: Backup,
+    /// Bytes that were read of the volume to make it.
+    pub read: u64,
+}
+
 impl Repository {
     /// Backs up the image of a block volume. Whatever fails or is cancelled, there is no backup then.
     ///
     /// # Errors
     /// The image cannot be read, or the repository not written.
-    pub fn back_up_image(&self, job: ImageJob, progress: &Arc<Progress>) -> Result<Backup> {
+    pub fn back_up_image(&self, job: ImageJob, progress: &Arc<Progress>) -> Result<Stored> {
         let session = self.session(progress)?;
         let opened = self.open(&session)?;
+        let _lock = self.lock(&session, &opened, Access::Shared)?;
+        self.mend(&session, &opened)?;
         let indexed = Arc::new(opened.to_indexed_ids().map_err(|error| session.explain(&error))?);
         let size = job.image.size;
         let mut options = BackupOptions::default();
@@ -69,7 +78,7 @@ impl Repository {
             stamps: Box::new(ParentStamps::new(Arc::clone(&indexed), parent.tree)),
         });
         let manifest = Manifest { layout: Layout::IMAGE, ..job.manifest };
-        let snapshot = describe(&manifest, &job.node)?;
+        let snapshot = describe(&manifest, &self.settings.node)?;
         progress.add_total(size);
         let source = ImageSource {
             session: Arc::clone(&session),
@@ -93,7 +102,7 @@ impl Repository {
                 segments(size) + 1
             )));
         }
-        Ok(backup)
+        Ok(Stored { backup, read: session.read() })
     }
 }
 

@@ -169,6 +169,9 @@ impl Entries {
             _ => self.stamp,
         };
         let size = range.end - range.start;
+        if parent == Some(stamp) {
+            self.session.count(size, 0);
+        }
         let path: PathBuf = [IMAGE, &directory, &segment_name(segment)].iter().collect();
         let kind = if hole { Kind::Hole(size) } else { Kind::Data(range) };
         self.entry(path, size, stamp, kind)
@@ -283,10 +286,12 @@ impl Reader {
         self.buffer.clear();
         self.buffer.resize(length, 0);
         self.at = 0;
+        let mut read = 0;
         if self.data {
             let part = self.rest.start..self.rest.start + length as u64;
-            read_allocated(&self.image, &part, &mut self.buffer)?;
+            read = read_allocated(&self.image, &part, &mut self.buffer)?;
         }
+        self.session.count(length as u64, read);
         self.rest.start += length as u64;
         Ok(())
     }
@@ -305,8 +310,10 @@ impl Read for Reader {
     }
 }
 
-/// Reads those bytes of `part` that may be no zeros into `buffer`, which is all zeros.
-fn read_allocated(image: &Image, part: &Range<u64>, buffer: &mut [u8]) -> Result<()> {
+/// Reads those bytes of `part` that may be no zeros into `buffer`, which is all zeros, and tells how many
+/// those are.
+fn read_allocated(image: &Image, part: &Range<u64>, buffer: &mut [u8]) -> Result<u64> {
+    let mut read = 0;
     let first = image.allocated.partition_point(|range| range.end <= part.start);
     for range in &image.allocated[first..] {
         if range.start >= part.end {
@@ -317,8 +324,9 @@ fn read_allocated(image: &Image, part: &Range<u64>, buffer: &mut [u8]) -> Result
         image.file.read_exact_at(&mut buffer[within(start)..within(end)], start).map_err(
             |error| Error::io(format!("cannot read the snapshot at byte {start}"), error),
         )?;
+        read += end - start;
     }
-    Ok(())
+    Ok(read)
 }
 
 #[cfg(test)]

@@ -5,14 +5,18 @@
 //! that is stored last, when all that it needs is durable, and only if everything was read.
 
 mod backup;
+mod cipher;
 mod image;
 mod location;
+mod lock;
 mod manifest;
+mod mend;
 mod objects;
 mod restore;
 mod secret;
 mod session;
 mod store;
+mod upkeep;
 mod verify;
 
 use std::collections::HashMap;
@@ -25,7 +29,7 @@ use rustic_core::{
 };
 use tokio::runtime::Handle;
 
-pub use backup::{Base, ImageJob};
+pub use backup::{Base, ImageJob, Stored};
 pub use image::Image;
 pub use location::Location;
 pub use manifest::{Layout, Manifest};
@@ -33,12 +37,15 @@ pub use objects::S3Settings;
 pub use restore::Target;
 pub use secret::{Secret, SecretSource};
 pub use store::Limits;
+pub use upkeep::{Prune, Pruned};
 pub use verify::Verified;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::BackupId;
 use crate::model::{Backup, Outcome, Progress};
 use crate::name::RepositoryName;
+use cipher::Cipher;
+use lock::{Access, Lock};
 use session::{Objects, Session};
 use store::Store;
 
@@ -54,6 +61,8 @@ const COMPRESSION: i32 = 1;
 pub struct RepositorySettings {
     /// Its name here.
     pub name: RepositoryName,
+    /// The node that uses it.
+    pub node: String,
     /// Where it is.
     pub location: Location,
     /// Its password.
@@ -176,6 +185,27 @@ impl Repository {
         }
         *lock(&self.key) = Some(opened.key());
         Ok(opened)
+    }
+
+    fn cipher(&self, opened: &Opened) -> Result<Cipher> {
+        Cipher::new(&opened.key()).map_err(|error| self.context(error))
+    }
+
+    fn lock(&self, session: &Session, opened: &Opened, access: Access) -> Result<Lock> {
+        Lock::acquire(session.store(), &self.cipher(opened)?, &self.settings.node, access)
+    }
+
+    /// A lock for reading, without which a store that may only be read is read all the same.
+    fn lock_to_read(&self, session: &Session, opened: &Opened) -> Result<Option<Lock>> {
+        match self.lock(session, opened, Access::Shared) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::OutOfSpace) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes the repository. `Unchanged` if it is there and the password opens it.

@@ -2,19 +2,18 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustic_core::repofile::{BlobType, Node, SnapshotFile, SnapshotId};
-use rustic_core::{BlobId, DataId, IndexedFullStatus};
+use rustic_core::repofile::{BlobType, SnapshotFile, SnapshotId, Tree};
+use rustic_core::{BlobId, DataId, FileType, IndexedFullStatus, PackedId, TreeId};
 use sha2::{Digest, Sha256};
 
 use super::Repository;
 use super::backup::snapshot_id;
 use super::image::{IMAGE, SEGMENT, segment_number, segments};
 use super::manifest::{MANIFEST, Manifest};
-use super::session::Session;
+use super::session::{Session, object};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::BackupId;
 use crate::model::Progress;
@@ -74,7 +73,7 @@ impl Repository {
         let session = self.session(&Arc::default())?;
         let indexed = self.indexed(&session)?;
         let file = self.snapshot_file(&session, &indexed, id)?;
-        manifest(&session, &indexed, &file)
+        manifest(&session, &indexed, &file).map_err(|fault| fault.into_error(&session))
     }
 
     /// Restores the image of a backup. Until this returns `Ok` the target holds nothing that may be used.
@@ -89,14 +88,19 @@ impl Repository {
         progress: &Arc<Progress>,
     ) -> Result<()> {
         let session = self.session(progress)?;
-        let indexed = self.indexed(&session)?;
+        let opened = self.open(&session)?;
+        let _lock = self.lock_to_read(&session, &opened)?;
+        let indexed = opened.to_indexed().map_err(|error| session.explain(&error))?;
         let file = self.snapshot_file(&session, &indexed, id)?;
-        let manifest = manifest(&session, &indexed, &file)?;
+        let manifest =
+            manifest(&session, &indexed, &file).map_err(|fault| fault.into_error(&session))?;
         let size = manifest.image_size()?;
-        let chunks = chunks(&session, &indexed, &file, size)?;
+        let chunks =
+            chunks(&session, &indexed, &file, size).map_err(|fault| fault.into_error(&session))?;
         progress.add_total(size);
         let write = |chunk: &Chunk| {
-            let data = read_chunk(&indexed, chunk)?;
+            let data = read_chunk(&session, &indexed, chunk)
+                .map_err(|fault| fault.into_error(&session))?;
             if !(target.blank && is_zero(&data)) {
                 target.file.write_all_at(&data, chunk.offset).map_err(|error| {
                     Error::io(format!("cannot write the volume at byte {}", chunk.offset), error)
@@ -149,31 +153,95 @@ pub(super) fn for_each_chunk(
 }
 
 /// The chunk's bytes, which have its id.
-pub(super) fn read_chunk(indexed: &Indexed, chunk: &Chunk) -> Result<bytes::Bytes> {
-    let id = BlobId::from(*chunk.id);
-    let damaged = |why: String| {
-        let pack =
-            indexed.get_index_entry(&chunk.id).ok().map(|entry| entry.pack.to_hex().to_string());
-        let pack = pack.map_or_else(|| "no pack".to_owned(), |pack| format!("pack {pack}"));
-        Error::corrupt(format!(
-            "bytes {} to {} of the image, chunk {} in {pack}: {why}",
+pub(super) fn read_chunk(
+    session: &Session,
+    indexed: &Indexed,
+    chunk: &Chunk,
+) -> Result<bytes::Bytes, Fault> {
+    let what = || {
+        let end = chunk.offset + chunk.length;
+        format!(
+            "bytes {} to {end} of the image (chunk {})",
             chunk.offset,
-            chunk.offset + chunk.length,
-            chunk.id.to_hex().as_str(),
-        ))
-        .hint("`holdfast backup verify` tells all that is damaged; the next backup stores again what the volume still has")
+            chunk.id.to_hex().as_str()
+        )
     };
-    let data = indexed
-        .get_blob_cached(&id, BlobType::Data)
-        .map_err(|error| damaged(error.display_log()))?;
-    if data.len() as u64 != chunk.length {
-        return Err(damaged("it has another length than the image needs".to_owned()));
-    }
+    let blob = BlobId::from(*chunk.id);
+    let data = match indexed.get_blob_cached(&blob, BlobType::Data) {
+        Ok(data) => data,
+        Err(error) => return Err(fault(session, indexed, &chunk.id, what(), &error.display_log())),
+    };
     let found = BackupId::from_bytes(Sha256::digest(&data).into());
-    if found.to_string() != *chunk.id.to_hex() {
-        return Err(damaged("its content is not what was stored".to_owned()));
+    if found.to_string() != *chunk.id.to_hex() || data.len() as u64 != chunk.length {
+        return Err(fault(
+            session,
+            indexed,
+            &chunk.id,
+            what(),
+            "its content is not what was stored",
+        ));
     }
     Ok(data)
+}
+
+/// Why a part of a backup cannot be read.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// It is not what was stored, or gone.
+    Damage {
+        /// The pack that should hold it.
+        pack: Option<String>,
+        /// What and why.
+        text: String,
+    },
+    /// It cannot be told.
+    Unknown(Error),
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self::Unknown(error)
+    }
+}
+
+impl Fault {
+    /// As the error of something that cannot do without the part.
+    fn into_error(self, session: &Session) -> Error {
+        match self {
+            Self::Unknown(error) => error,
+            Self::Damage { text, .. } => session.store().error(ErrorKind::Corrupt, text).hint(
+                "`holdfast backup verify` tells all that is damaged; the next backup stores again what the \
+                 volume still has",
+            ),
+        }
+    }
+}
+
+/// Tells damage from a store that cannot be asked, by asking once more.
+fn fault<I: PackedId>(
+    session: &Session,
+    indexed: &Indexed,
+    id: &I,
+    what: String,
+    why: &str,
+) -> Fault {
+    let Ok(entry) = indexed.get_index_entry(id) else {
+        return Fault::Damage { pack: None, text: format!("{what}: no pack has it") };
+    };
+    let pack = entry.pack.to_hex().to_string();
+    let read = session.store().get_range(
+        &object(FileType::Pack, &entry.pack),
+        entry.location.offset.into(),
+        entry.location.length.into(),
+    );
+    let why = match read {
+        Ok(_) => why.to_owned(),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
+            "the pack is missing or too short".to_owned()
+        }
+        Err(error) => return Fault::Unknown(error),
+    };
+    Fault::Damage { text: format!("{what} in pack {pack}: {why}"), pack: Some(pack) }
 }
 
 /// Whether all bytes are zeros.
@@ -186,13 +254,41 @@ pub(super) fn manifest(
     session: &Session,
     indexed: &Indexed,
     file: &SnapshotFile,
-) -> Result<Manifest> {
-    let node = indexed
-        .node_from_path(file.tree, Path::new(MANIFEST))
-        .map_err(|error| session.explain(&error))?;
+) -> Result<Manifest, Fault> {
+    let root = tree(session, indexed, Some(file.tree), "/")?;
+    let node = root.nodes.into_iter().find(|node| node.name == MANIFEST);
+    let damaged = |text: String| Fault::Damage { pack: None, text };
+    let node = node.ok_or_else(|| damaged(format!("it has no {MANIFEST}")))?;
     let mut text = Vec::new();
-    indexed.dump(&node, &mut text).map_err(|error| session.explain(&error))?;
-    Manifest::from_json(&text)
+    for id in node.content.unwrap_or_default() {
+        match indexed.get_blob_cached(&BlobId::from(*id), BlobType::Data) {
+            Ok(data) => text.extend_from_slice(&data),
+            Err(error) => {
+                return Err(fault(
+                    session,
+                    indexed,
+                    &id,
+                    MANIFEST.to_owned(),
+                    &error.display_log(),
+                ));
+            }
+        }
+    }
+    Ok(Manifest::from_json(&text)?)
+}
+
+fn tree(
+    session: &Session,
+    indexed: &Indexed,
+    id: Option<TreeId>,
+    name: &str,
+) -> Result<Tree, Fault> {
+    let damaged = || Fault::Damage { pack: None, text: format!("{name} is no directory") };
+    let id = id.ok_or_else(damaged)?;
+    let read = indexed.get_tree(&id);
+    read.map_err(|error| {
+        fault(session, indexed, &id, format!("directory {name}"), &error.display_log())
+    })
 }
 
 /// The chunks of an image of `size` bytes, which they cover without a gap.
@@ -201,36 +297,34 @@ pub(super) fn chunks(
     indexed: &Indexed,
     file: &SnapshotFile,
     size: u64,
-) -> Result<Vec<Chunk>> {
-    let corrupt = |what: String| session.store().error(ErrorKind::Corrupt, what);
-    let image = indexed
-        .node_from_path(file.tree, Path::new(IMAGE))
-        .map_err(|error| session.explain(&error))?;
-    let tree = |node: &Node| {
-        let id = node.subtree.ok_or_else(|| corrupt(format!("{} is no directory", node.name)))?;
-        indexed.get_tree(&id).map_err(|error| corrupt(error.display_log()))
-    };
+) -> Result<Vec<Chunk>, Fault> {
+    let damaged = |text: String| Fault::Damage { pack: None, text };
+    let root = tree(session, indexed, Some(file.tree), "/")?;
+    let image = root.nodes.into_iter().find(|node| node.name == IMAGE);
+    let image = image.ok_or_else(|| damaged("it holds no image".to_owned()))?;
     let mut chunks = Vec::new();
     let mut next = 0;
-    for directory in tree(&image)?.nodes {
-        for segment in tree(&directory)?.nodes {
+    for directory in tree(session, indexed, image.subtree, IMAGE)?.nodes {
+        for segment in tree(session, indexed, directory.subtree, &directory.name)?.nodes {
             let number = segment_number(&directory.name, &segment.name);
             if number != Some(next) {
-                return Err(corrupt(format!("segment {next} of the image is missing")));
+                return Err(damaged(format!("segment {next} of the image is missing")));
             }
             let start = next * SEGMENT;
             let end = (start + SEGMENT).min(size);
             let content = segment.content.unwrap_or_default();
             add_chunks(indexed, &content, start..end, &mut chunks).ok_or_else(|| {
-                corrupt(format!("chunks of segment {next} of the image are missing"))
+                damaged(format!("chunks of bytes {start} to {end} of the image are missing"))
             })?;
             next += 1;
         }
     }
-    if next != segments(size) {
-        return Err(corrupt(format!("the image ends after {next} segments of {}", segments(size))));
+    match next == segments(size) {
+        true => Ok(chunks),
+        false => {
+            Err(damaged(format!("the image ends after {next} segments of {}", segments(size))))
+        }
     }
-    Ok(chunks)
 }
 
 fn add_chunks(

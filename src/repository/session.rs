@@ -1,5 +1,6 @@
 //! A repository's objects as rustic_core reads and writes them, for one piece of work.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -24,6 +25,7 @@ pub(super) struct Session {
     store: Arc<Store>,
     progress: Arc<Progress>,
     failure: Mutex<Option<Error>>,
+    read: AtomicU64,
     packs: Mutex<JoinSet<Result<()>>>,
 }
 
@@ -33,6 +35,7 @@ impl Session {
             store,
             progress,
             failure: Mutex::new(None),
+            read: AtomicU64::new(0),
             packs: Mutex::new(JoinSet::new()),
         })
     }
@@ -41,8 +44,15 @@ impl Session {
         &self.store
     }
 
-    pub(super) fn progress(&self) -> &Arc<Progress> {
-        &self.progress
+    /// Counts bytes of the volume that are done; `read` of them had to be read.
+    pub(super) fn count(&self, done: u64, read: u64) {
+        self.progress.add(done);
+        self.read.fetch_add(read, Ordering::Relaxed);
+    }
+
+    /// Bytes that were read of the volume.
+    pub(super) fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
     }
 
     /// Keeps the first failure: what comes after it is its consequence. From now on nothing can be stored

@@ -1,15 +1,16 @@
 //! Reading everything back.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Repository;
-use super::restore::{chunks, for_each_chunk, manifest, read_chunk};
-use crate::error::{ErrorKind, Result};
+use super::restore::{Fault, chunks, for_each_chunk, manifest, read_chunk};
+use crate::error::Result;
 use crate::id::BackupId;
 use crate::model::Progress;
 
 /// What reading a backup back has found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verified {
     /// Bytes of the volume that were read back and are what was stored.
     pub bytes: u64,
@@ -17,43 +18,70 @@ pub struct Verified {
     pub damage: Vec<String>,
 }
 
+#[derive(Debug, Default)]
+struct Found {
+    verified: Verified,
+    packs: BTreeSet<String>,
+}
+
+impl Found {
+    /// Notes damage, and gives back what is none.
+    fn note(&mut self, fault: Fault) -> Result<()> {
+        match fault {
+            Fault::Unknown(error) => Err(error),
+            Fault::Damage { pack, text } => {
+                self.packs.extend(pack);
+                self.verified.damage.push(text);
+                Ok(())
+            }
+        }
+    }
+}
+
 impl Repository {
-    /// Reads all of a backup back, and compares it with what was stored.
+    /// Reads all of a backup back, and compares it with what was stored. The next backup sets aside the
+    /// packs in which damage was found.
     ///
     /// # Errors
     /// `NotFound` if there is no such backup; the repository cannot be reached; `Cancelled`. Damage is no
     /// error, but what is told.
     pub fn verify(&self, id: BackupId, progress: &Arc<Progress>) -> Result<Verified> {
         let session = self.session(progress)?;
-        let indexed = self.indexed(&session)?;
-        let found = Mutex::new(Verified { bytes: 0, damage: Vec::new() });
-        let note =
-            |text: String| found.lock().unwrap_or_else(PoisonError::into_inner).damage.push(text);
-        let read = || -> Result<_> {
-            let file = self.snapshot_file(&session, &indexed, id)?;
-            let size = manifest(&session, &indexed, &file)?.image_size()?;
-            let all = chunks(&session, &indexed, &file, size)?;
+        let opened = self.open(&session)?;
+        let _lock = self.lock_to_read(&session, &opened)?;
+        let indexed = opened.to_indexed().map_err(|error| session.explain(&error))?;
+        let file = self.snapshot_file(&session, &indexed, id)?;
+        let found = Mutex::new(Found::default());
+        let lock = || found.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = manifest(&session, &indexed, &file).and_then(|manifest| {
+            let size = manifest.image_size()?;
             progress.add_total(size);
-            Ok(all)
-        };
-        let all = match read() {
+            chunks(&session, &indexed, &file, size)
+        });
+        let all = match read {
             Ok(all) => all,
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                note(error.full_message());
+            Err(fault) => {
+                lock().note(fault)?;
                 Vec::new()
             }
-            Err(error) => return Err(error),
         };
         for_each_chunk(&session, &all, |chunk| {
-            match read_chunk(&indexed, chunk) {
-                Ok(_) => found.lock().unwrap_or_else(PoisonError::into_inner).bytes += chunk.length,
-                Err(error) => note(error.full_message()),
-            }
+            let read = read_chunk(&session, &indexed, chunk);
             progress.add(chunk.length);
+            match read {
+                Ok(_) => lock().verified.bytes += chunk.length,
+                Err(fault) => lock().note(fault)?,
+            }
             Ok(())
         })?;
-        let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-        found.damage.sort();
-        Ok(found)
+        let Found { mut verified, packs } =
+            found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        verified.damage.sort();
+        for pack in packs {
+            if let Err(error) = self.note_damage(&session, &pack) {
+                tracing::warn!("the next backup cannot mend this: {}", error.full_message());
+            }
+        }
+        Ok(verified)
     }
 }

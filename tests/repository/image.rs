@@ -11,7 +11,7 @@ fn what_is_backed_up_comes_back_by_us_and_by_plain_restic() {
     disk.fill(0..3 * MIB, 1);
     disk.fill(9 * MIB..10 * MIB + 5000, 2);
     let first = disk.cut();
-    let backup = world.repository.back_up_image(first.job(None), &progress()).unwrap();
+    let backup = world.repository.back_up_image(first.job(None), &progress()).unwrap().backup;
     assert_eq!(world.repository.backups().unwrap(), [backup.clone().into()]);
     world.assert_sound();
     assert!(world.restored(&backup) == first.content);
@@ -22,6 +22,8 @@ fn what_is_backed_up_comes_back_by_us_and_by_plain_restic() {
     let second = disk.cut();
     let difference = second.job(Some((&backup, &first)));
     let next = world.repository.back_up_image(difference, &progress()).unwrap();
+    assert!(next.read < 5 * MIB as u64, "{next:?}");
+    let next = next.backup;
     assert_eq!(next.parent, Some(backup.id));
     assert!(next.added < 2 * MIB as u64, "{next:?}");
     world.assert_sound();

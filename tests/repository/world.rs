@@ -47,6 +47,7 @@ impl World {
             .unwrap();
         let settings = RepositorySettings {
             name: "main".parse().unwrap(),
+            node: "node-1".to_owned(),
             location,
             password: SecretSource::Given(Secret::new(PASSWORD)),
             cache: place.path().join("cache"),
@@ -61,6 +62,7 @@ impl World {
     pub(crate) fn other(&self, change: impl FnOnce(&mut RepositorySettings)) -> Repository {
         let mut settings = RepositorySettings {
             name: "main".parse().unwrap(),
+            node: "node-1".to_owned(),
             location: self.repository.location().clone(),
             password: SecretSource::Given(Secret::new(PASSWORD)),
             cache: self.path().join("other-cache"),
@@ -221,7 +223,7 @@ impl Cut {
         });
         ImageJob {
             manifest: self.manifest.clone(),
-            node: "node-1".to_owned(),
+
             image: Image {
                 file: Arc::clone(&self.file),
                 size: self.content.len() as u64,

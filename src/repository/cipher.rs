@@ -1,0 +1,40 @@
+//! The encryption of a repository's files, for those that rustic_core gives no way to write: locks, and
+//! packs that are put in order.
+
+use std::sync::Arc;
+
+use aes256ctr_poly1305aes::aead::Aead;
+use aes256ctr_poly1305aes::{Aes256CtrPoly1305Aes, Key, Nonce};
+use rustic_core::repofile::MasterKey;
+
+use crate::error::{Error, Result};
+
+/// Bytes of a nonce, which stands before what it was used for.
+const NONCE: usize = 16;
+
+/// Seals and opens with a repository's master key.
+#[derive(Clone)]
+pub(super) struct Cipher(Arc<Aes256CtrPoly1305Aes>);
+
+impl Cipher {
+    pub(super) fn new(key: &MasterKey) -> Result<Self> {
+        let bytes: Vec<u8> = [&key.encrypt[..], &key.mac.k, &key.mac.r].concat();
+        let bytes: [u8; 64] = bytes
+            .try_into()
+            .map_err(|_| Error::corrupt("the repository's key has a wrong length"))?;
+        Ok(Self(Arc::new(Aes256CtrPoly1305Aes::new(&Key::from(bytes)))))
+    }
+
+    pub(super) fn seal(&self, plain: &[u8]) -> Result<Vec<u8>> {
+        let nonce = *uuid::Uuid::new_v4().as_bytes();
+        let sealed = self.0.encrypt(&Nonce::from(nonce), plain);
+        let sealed = sealed.map_err(|_| Error::internal("cannot encrypt"))?;
+        Ok([&nonce[..], &sealed].concat())
+    }
+
+    pub(super) fn open(&self, sealed: &[u8]) -> Result<Vec<u8>> {
+        let damaged = || Error::corrupt("it is damaged, or was encrypted with another key");
+        let (nonce, sealed) = sealed.split_at_checked(NONCE).ok_or_else(damaged)?;
+        self.0.decrypt(Nonce::from_slice(nonce), sealed).map_err(|_| damaged())
+    }
+}

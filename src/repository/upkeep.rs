@@ -1,0 +1,97 @@
+//! Checking a repository as a whole, and giving back the room of what no backup needs.
+
+use std::sync::Arc;
+
+use rustic_core::{CheckOptions, LimitOption, PruneOptions};
+use serde::{Deserialize, Serialize};
+
+use super::Repository;
+use super::lock::Access;
+use crate::error::{ErrorKind, Result};
+use crate::model::Progress;
+
+/// What to do about that which no backup needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Prune {
+    /// Only tell.
+    Plan,
+    /// Take it out of the index and mark it, and remove what was marked a day ago. Backups of this and of
+    /// other hosts may go on: what one of them needs again within the day is kept.
+    Mark,
+    /// Remove it now. Nothing else may use the repository meanwhile.
+    Now,
+}
+
+/// What a prune has done or would do, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// Needed by backups.
+    pub used: u64,
+    /// Needed by none, before the prune.
+    pub unused: u64,
+    /// Given back now.
+    pub removed: u64,
+    /// Given back by a prune a day or more from now.
+    pub marked: u64,
+    /// Written again to get it apart from what is not needed.
+    pub repacked: u64,
+}
+
+impl Repository {
+    /// Gives back the room of what no backup needs.
+    ///
+    /// # Errors
+    /// `InUse` while others use the repository, for [`Prune::Now`]; it cannot be read or written.
+    pub fn prune(&self, how: Prune, progress: &Arc<Progress>) -> Result<Pruned> {
+        let session = self.session(progress)?;
+        let opened = self.open(&session)?;
+        let _lock = match how {
+            Prune::Plan => None,
+            Prune::Mark => Some(self.lock(&session, &opened, Access::Shared)?),
+            Prune::Now => Some(self.lock(&session, &opened, Access::Exclusive)?),
+        };
+        let mut options = PruneOptions::default();
+        options.instant_delete = how == Prune::Now;
+        options.max_repack = LimitOption::Unlimited;
+        let plan = opened.prune_plan(&options).map_err(|error| session.explain(&error))?;
+        let (size, marked) = (plan.stats.size_sum(), plan.stats.size_to_delete);
+        let unneeded = size.remove + size.repackrm + plan.stats.size_unref;
+        let done = Pruned {
+            used: size.used,
+            unused: size.unused + plan.stats.size_unref + marked.remove + marked.keep,
+            removed: marked.remove + if how == Prune::Mark { 0 } else { unneeded },
+            marked: marked.keep + if how == Prune::Mark { unneeded } else { 0 },
+            repacked: size.repack - size.repackrm,
+        };
+        if how != Prune::Plan {
+            session.go_on()?;
+            opened.prune(&options, plan).map_err(|error| session.explain(&error))?;
+        }
+        Ok(done)
+    }
+
+    /// Compares what the index says with what is stored, and follows the trees of all backups. Gives what is
+    /// wrong, as sentences. [`Repository::verify`] reads the data too.
+    ///
+    /// # Errors
+    /// The repository cannot be read at all.
+    pub fn check(&self, progress: &Arc<Progress>) -> Result<Vec<String>> {
+        let session = self.session(progress)?;
+        let opened = self.open(&session)?;
+        let found = opened.check(CheckOptions::default());
+        match found {
+            Ok(found) => Ok(found
+                .0
+                .iter()
+                // The level's type has no public name.
+                .filter(|(level, _)| format!("{level:?}") == "Error")
+                .map(|(_, error)| error.to_string())
+                .collect()),
+            Err(error) => match session.explain(&error) {
+                damaged if damaged.kind() == ErrorKind::Corrupt => Ok(vec![damaged.full_message()]),
+                other => Err(other),
+            },
+        }
+    }
+}
