@@ -188,7 +188,6 @@ fn job(path: &Path, number: u128, allocated: Vec<Range<u64>>, base: Option<Base>
     };
     ImageJob {
         manifest: Manifest { volume, snapshot, layout: Layout::IMAGE },
-        node: "node-1".to_owned(),
         image: Image { file: Arc::new(file), size, allocated },
         base,
     }
