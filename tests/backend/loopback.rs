@@ -10,7 +10,6 @@ use holdfast::backend::loopback::{LoopBackend, LoopConfig};
 use holdfast::backend::{Backend, ContentRef, CopyCost, Expected, Locator, Presence};
 use holdfast::clock::System;
 use holdfast::error::ErrorKind;
-use holdfast::id::{SnapshotUuid, VolumeUuid};
 use holdfast::linux::LinuxHost;
 use holdfast::model::Outcome;
 use holdfast::options::FilesystemKind;
@@ -18,21 +17,16 @@ use holdfast::units::ByteSize;
 
 use crate::place::{Place, loop_devices_below, path, run};
 
-/// The images' own directory.
+/// Devices are written to like files.
 #[derive(Debug)]
-struct Files(PathBuf);
+struct Devices;
 
 #[async_trait]
-impl RawContent for Files {
+impl RawContent for Devices {
     async fn write(&self, device: &Path, at: u64, bytes: &[u8]) {
         let file = std::fs::File::options().write(true).open(device).unwrap();
         file.write_all_at(bytes, at).unwrap();
         file.sync_all().unwrap();
-    }
-
-    async fn read_snapshot(&self, volume: VolumeUuid, snapshot: SnapshotUuid) -> Vec<u8> {
-        let path = self.0.join(volume.to_string()).join("snapshots").join(snapshot.to_string());
-        std::fs::read(path).unwrap()
     }
 }
 
@@ -57,7 +51,7 @@ async fn trial(place: &Place, dir: PathBuf, filesystem: FilesystemKind) -> Trial
         backend: Arc::new(open(&dir).await),
         host: Arc::new(LinuxHost::new().unwrap()),
         entropy: Arc::new(System),
-        raw: Arc::new(Files(dir)),
+        raw: Arc::new(Devices),
         scratch,
         filesystem,
         size,

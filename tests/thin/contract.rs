@@ -32,14 +32,11 @@ mod in_lab {
     use std::sync::Arc;
 
     use async_trait::async_trait;
-    use holdfast::backend::contract::{RawContent, Trial, device_of, progress, volume_on};
+    use holdfast::backend::contract::{RawContent, Trial};
     use holdfast::backend::thin::{ThinBackend, ThinConfig, ThinStorage};
-    use holdfast::backend::{Backend, ContentRef, Expected, Snapshots};
-    use holdfast::clock::{Entropy, System};
-    use holdfast::error::ErrorKind;
-    use holdfast::id::{SnapshotUuid, VolumeUuid};
+    use holdfast::backend::{Backend, Expected};
+    use holdfast::clock::System;
     use holdfast::linux::LinuxHost;
-    use holdfast::model::Volume;
     use holdfast::options::FilesystemKind;
     use holdfast::units::ByteSize;
 
@@ -91,7 +88,7 @@ mod in_lab {
             backend: Arc::clone(&backend) as Arc<dyn Backend>,
             host: Arc::new(LinuxHost::new().unwrap()),
             entropy: Arc::new(System),
-            raw: Arc::new(Devices(Arc::clone(&backend))),
+            raw: Arc::new(Devices),
             scratch,
             filesystem,
             size: ByteSize::new(match filesystem {
@@ -104,9 +101,9 @@ mod in_lab {
         (trial, Place { backend, _directory: directory })
     }
 
-    /// Devices; a snapshot is read through a volume that is made of it.
+    /// Devices are written to like files.
     #[derive(Debug)]
-    struct Devices(Arc<ThinBackend>);
+    struct Devices;
 
     #[async_trait]
     impl RawContent for Devices {
@@ -114,27 +111,6 @@ mod in_lab {
             let file = std::fs::File::options().write(true).open(device).unwrap();
             file.write_all_at(bytes, at).unwrap();
             file.sync_all().unwrap();
-        }
-
-        async fn read_snapshot(&self, volume: VolumeUuid, snapshot: SnapshotUuid) -> Vec<u8> {
-            let source = ContentRef::Snapshot { volume, snapshot };
-            // The smallest volume that takes the snapshot has its size.
-            for mebibytes in 1.. {
-                let uuid = VolumeUuid::from_uuid(System.uuid());
-                let size = Some(ByteSize::new(mebibytes << 20));
-                let copy = Volume { size, ..volume_on(&*self.0, uuid, "copy") };
-                let made = self.0.create_from(source, &copy, &progress(), None).await;
-                match made {
-                    Err(error) if error.kind() == ErrorKind::Invalid => continue,
-                    made => made.unwrap().ignore(),
-                }
-                let attachment = self.0.attach((&copy).into()).await.unwrap();
-                let bytes = std::fs::read(device_of(&attachment)).unwrap();
-                self.0.detach((&copy).into()).await.unwrap().ignore();
-                self.0.delete(copy.uuid).await.unwrap().ignore();
-                return bytes;
-            }
-            unreachable!("a snapshot of any size");
         }
     }
 

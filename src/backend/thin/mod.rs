@@ -6,7 +6,7 @@
 //!     -> metadata, data   parts of them as linear devices                   pool
 //!       -> pool           one thin-pool over the two                        pool
 //!         -> records      thin device 0: which device is what               ids, records
-//!         -> volumes      a thin device for each generation and snapshot    volume
+//!         -> volumes      a thin device for each generation and snapshot    volume, reading
 //! ```
 
 mod device_storage;
@@ -17,6 +17,7 @@ mod ids;
 mod metadata;
 mod names;
 mod pool;
+mod reading;
 mod records;
 mod repair;
 mod snapshots;

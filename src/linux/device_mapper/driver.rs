@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ impl DeviceMapper {
         make_control_node()?;
         let dm = DM::new().map_err(|error| unsupported(&error.to_string()))?;
         dm.version().map_err(|error| unsupported(&error.to_string()))?;
-        Ok(Self { driver: Arc::new(Driver(dm)), udev_is_stuck: AtomicBool::new(false) })
+        Ok(Self { driver: Arc::new(Driver(dm)), udev_is_stuck: Arc::default() })
     }
 
     /// Makes a call that tells udev and waits for it, and goes on without udev once `is_done` says that

@@ -47,6 +47,8 @@ pub(crate) struct Mapped {
     pub suspended: bool,
     /// Whether it has a table at all.
     pub has_table: bool,
+    /// Whether nobody can write to it.
+    pub read_only: bool,
 }
 
 impl Mapped {
@@ -56,12 +58,37 @@ impl Mapped {
     }
 }
 
-/// The way to the driver.
-#[derive(Debug)]
+/// What a device is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Write,
+    Read,
+}
+
+impl Access {
+    fn flags(self) -> DmFlags {
+        match self {
+            Self::Write => DmFlags::empty(),
+            Self::Read => DmFlags::DM_READONLY,
+        }
+    }
+
+    /// A device that is only read may show a copy of a filesystem that is mounted: nobody is to find it
+    /// by its label or its uuid, nor btrfs to take it for another device of the same filesystem.
+    fn announced(self) -> DmOptions {
+        match self {
+            Self::Write => DmOptions::default(),
+            Self::Read => DmOptions::private(),
+        }
+    }
+}
+
+/// The way to the driver. Clones share it.
+#[derive(Debug, Clone)]
 pub(crate) struct DeviceMapper {
     driver: Arc<Driver>,
     /// It did not answer the last time.
-    udev_is_stuck: AtomicBool,
+    udev_is_stuck: Arc<AtomicBool>,
 }
 
 impl DeviceMapper {
@@ -104,6 +131,23 @@ impl DeviceMapper {
     /// # Errors
     /// `Corrupt` if the device exists with another table.
     pub(crate) fn activate(&self, identity: &Identity, table: &[Target]) -> Result<Mapped> {
+        self.activate_for(Access::Write, identity, table)
+    }
+
+    /// The same of a device that nobody can write to, and that udev does not look into.
+    ///
+    /// # Errors
+    /// `Corrupt` if the device exists with another table, or can be written to.
+    pub(crate) fn activate_to_read(&self, identity: &Identity, table: &[Target]) -> Result<Mapped> {
+        self.activate_for(Access::Read, identity, table)
+    }
+
+    fn activate_for(
+        &self,
+        access: Access,
+        identity: &Identity,
+        table: &[Target],
+    ) -> Result<Mapped> {
         let what = || format!("cannot make the device {}", identity.name);
         if let Some(device) = self.find(&identity.uuid)? {
             // Without a table it is what a kill left between the first and the last step.
@@ -115,8 +159,15 @@ impl DeviceMapper {
                     ))
                     .hint(format!("see: dmsetup table {}", identity.name)));
                 }
+                if access == Access::Read && !device.read_only {
+                    return Err(Error::corrupt(format!(
+                        "the device {} can be written to",
+                        identity.name
+                    ))
+                    .hint(format!("see: dmsetup info {}", identity.name)));
+                }
                 if device.suspended {
-                    self.resume(&identity.uuid)?;
+                    self.resume_for(access, &identity.uuid)?;
                 }
                 return self.ready(&identity.uuid);
             }
@@ -128,8 +179,8 @@ impl DeviceMapper {
                 .map_err(|error| failed(what(), &error))?;
         }
         let made = reached_blocking(BackendStep::DeviceMade)
-            .and_then(|()| self.load(&identity.uuid, table))
-            .and_then(|()| self.resume(&identity.uuid))
+            .and_then(|()| self.load(access, &identity.uuid, table))
+            .and_then(|()| self.resume_for(access, &identity.uuid))
             .and_then(|()| self.ready(&identity.uuid));
         made.map_err(|error| {
             let _ = self.remove(&identity.uuid);
@@ -147,20 +198,21 @@ impl DeviceMapper {
 
     /// Puts another table in place of the present one. What is written meanwhile waits.
     pub(crate) fn reload(&self, uuid: &str, table: &[Target]) -> Result<()> {
-        self.load(uuid, table)?;
+        self.load(Access::Write, uuid, table)?;
         let suspended = self.suspend(uuid)?;
         suspended.resume()
     }
 
-    fn load(&self, uuid: &str, table: &[Target]) -> Result<()> {
+    fn load(&self, access: Access, uuid: &str, table: &[Target]) -> Result<()> {
         let lines: Vec<_> = table
             .iter()
             .map(|t| (t.start, t.length, t.kind.to_owned(), t.parameters.clone()))
             .collect();
         let id = DevId::Uuid(dm_uuid(uuid)?);
+        let options = DmOptions::default().set_flags(access.flags());
         // A child process on its way has what we had open exclusively a moment ago.
         let loaded = when_idle(
-            || self.dm().table_load(&id, &lines, DmOptions::default()),
+            || self.dm().table_load(&id, &lines, options),
             |error| errno(error) == Some(Errno::EBUSY),
         );
         loaded.map_err(|error| {
@@ -173,9 +225,13 @@ impl DeviceMapper {
 
     /// Lets a device's input and output go on, with the table that was loaded last.
     pub(crate) fn resume(&self, uuid: &str) -> Result<()> {
+        self.resume_for(Access::Write, uuid)
+    }
+
+    fn resume_for(&self, access: Access, uuid: &str) -> Result<()> {
         let id = dm_uuid(uuid)?.to_owned();
-        let call =
-            move |dm: &DM| dm.device_suspend(&DevId::Uuid(&id), DmOptions::default()).map(drop);
+        let options = access.announced();
+        let call = move |dm: &DM| dm.device_suspend(&DevId::Uuid(&id), options).map(drop);
         let is_done = || Ok(self.find(uuid)?.is_some_and(|now| now.has_table && !now.suspended));
         self.without_waiting_long(call, is_done)?
             .map_err(|error| failed(format!("cannot resume the device {uuid}"), &error))?;
@@ -271,6 +327,7 @@ fn mapped(info: &DeviceInfo) -> Result<Mapped> {
         open_count: u32::try_from(info.open_count()).unwrap_or(u32::MAX),
         suspended: info.flags().contains(DmFlags::DM_SUSPEND),
         has_table: info.flags().contains(DmFlags::DM_ACTIVE_PRESENT),
+        read_only: info.flags().contains(DmFlags::DM_READONLY),
     })
 }
 
