@@ -33,7 +33,7 @@ mod in_lab {
 
     use async_trait::async_trait;
     use holdfast::backend::contract::{RawContent, Trial};
-    use holdfast::backend::thin::{ThinBackend, ThinConfig, ThinStorage};
+    use holdfast::backend::thin::ThinBackend;
     use holdfast::backend::{Backend, Expected};
     use holdfast::clock::System;
     use holdfast::linux::LinuxHost;
@@ -41,21 +41,7 @@ mod in_lab {
     use holdfast::units::ByteSize;
 
     use crate::common::lab::assert_inside;
-
-    fn config(directory: &Path) -> ThinConfig {
-        ThinConfig {
-            name: "thin".parse().unwrap(),
-            storage: ThinStorage::Files {
-                directory: directory.to_owned(),
-                size: ByteSize::new(4 << 30),
-            },
-            chunk_size: ByteSize::new(64 << 10),
-            default_size: ByteSize::GIB,
-            low_water: "20%".parse().unwrap(),
-            min_free: "10%".parse().unwrap(),
-            copies: directory.join("copies"),
-        }
-    }
+    use crate::helpers::backend_config;
 
     /// A directory with a pool in it, which ends before its files do.
     struct Place {
@@ -80,7 +66,7 @@ mod in_lab {
         let scratch = directory.path().join("mounts");
         std::fs::create_dir(&scratch).unwrap();
         let backend = Arc::new(
-            ThinBackend::open(config(&directory.path().join("thin")), Expected::Anything)
+            ThinBackend::open(backend_config(&directory.path().join("thin")), Expected::Anything)
                 .await
                 .unwrap(),
         );
