@@ -237,6 +237,28 @@ async fn anything_but_a_plain_file_is_no_image() {
 }
 
 #[tokio::test]
+async fn anything_but_a_plain_file_is_no_snapshot() {
+    let (trial, place) = on_ext4(FilesystemKind::Ext4).await;
+    let extents = trial.backend.extents().unwrap();
+    let victim = place.path().join("victim");
+    std::fs::write(&victim, "secret").unwrap();
+    for make in [0, 1, 2] {
+        let volume = trial.created("v").await;
+        let snapshot = trial.cut(&volume, None).await;
+        let snapshots = place.path().join("loop").join(volume.uuid.to_string()).join("snapshots");
+        let file = snapshots.join(snapshot.to_string());
+        std::fs::remove_file(&file).unwrap();
+        match make {
+            0 => symlink(&victim, &file).unwrap(),
+            1 => std::fs::create_dir(&file).unwrap(),
+            _ => drop(run("mkfifo", &[path(&file)])),
+        }
+        let refused = extents.open_snapshot(volume.uuid, snapshot).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Corrupt, "{}", refused.full_message());
+    }
+}
+
+#[tokio::test]
 async fn hostile_descriptions_are_told_and_hurt_nobody() {
     let (trial, place) = on_ext4(FilesystemKind::Ext4).await;
     let dir = place.path().join("loop");
