@@ -353,8 +353,8 @@ impl Backend for ThinBackend {
         self.run("surveying the volumes", SLOW, Pool::survey).await
     }
 
-    /// Deactivates the pool and everything below it, if no volume is attached: then the storage can be
-    /// taken away.
+    /// Deactivates the pool and everything below it, if no volume is attached and no snapshot is read: then
+    /// the storage can be taken away.
     async fn stop(&self) -> Result<Outcome> {
         let Some(pool) = self.take_pool().await? else { return Ok(Outcome::Unchanged) };
         blocking::run("deactivating the pool", QUICK, move || pool.deactivate()).await

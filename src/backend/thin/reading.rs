@@ -25,8 +25,9 @@ pub(super) struct Readings(Mutex<HashMap<String, Weak<Reading>>>);
 #[derive(Debug, Default)]
 struct Reading {
     readers: AtomicUsize,
-    /// Held while the device is made or taken away.
-    device: Mutex<()>,
+    /// Locked while the device is made or taken away. It is open until then, so that no reader's closing is
+    /// the last one: that throws away all that is cached of the device, which takes its time.
+    device: Mutex<Option<File>>,
 }
 
 impl Readings {
@@ -43,17 +44,18 @@ impl Readings {
 }
 
 impl Reading {
-    fn lock_device(&self) -> MutexGuard<'_, ()> {
+    fn lock_device(&self) -> MutexGuard<'_, Option<File>> {
         self.device.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the device away, and says whether it was there; `None` if anybody reads it.
     fn remove_device(&self, mapper: &DeviceMapper, uuid: &str) -> Result<Option<Outcome>> {
-        let _device = self.lock_device();
-        match self.readers.load(Ordering::Acquire) {
-            0 => mapper.remove(uuid).map(Some),
-            _ => Ok(None),
+        let mut device = self.lock_device();
+        if self.readers.load(Ordering::Acquire) > 0 {
+            return Ok(None);
         }
+        *device = None;
+        mapper.remove(uuid).map(Some)
     }
 }
 
@@ -103,16 +105,22 @@ impl Pool {
         let (id, thin) = self.need(Owner::Snapshot { volume, snapshot })?;
         let identity = self.names.snapshot(snapshot);
         let reading = self.readings.of(&identity.uuid);
-        let _device = reading.lock_device();
+        let mut device = reading.lock_device();
         let reader = Reader::new(&reading, &self.mapper, &identity);
         let file = {
             let _table = self.lock_table();
             let pool = self.names.pool();
             let pool = self.mapper.find(&pool.uuid)?.ok_or_else(|| gone(&pool))?;
             let table = [thin_table(pool.number, id.number(), thin.size)];
-            let device = self.mapper.activate_to_read(&identity, &table)?;
-            open_proved(&self.mapper, &device, &table)?
+            let active = self.mapper.activate_to_read(&identity, &table)?;
+            open_proved(&self.mapper, &active, &table)?
         };
+        if device.is_none() {
+            let kept = file.try_clone();
+            *device = Some(kept.map_err(|error| {
+                Error::io(format!("cannot open {} twice", identity.name), error)
+            })?);
+        }
         Ok(SnapshotImage::held_by(file, thin.size.bytes(), reader))
     }
 
