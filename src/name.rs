@@ -97,6 +97,10 @@ checked_name! {
     /// A repository's name in the configuration, such as `main`.
     RepositoryName, "repository"
 }
+checked_name! {
+    /// A hook's name in the configuration, such as `postgres`.
+    HookName, "hook"
+}
 
 /// A snapshot of a volume, written `volume@snapshot`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

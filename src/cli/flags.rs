@@ -17,9 +17,11 @@ impl Args for ConfigFlags {
     fn augment_args(mut command: Command) -> Command {
         for key in KEYS.iter().filter(|key| key.name != GLOBAL) {
             let fallback = match key.fallback {
+                Fallback::Text("") => "none".to_owned(),
                 Fallback::Text(text) => text.to_owned(),
                 Fallback::Below(parent, leaf) => format!("{leaf} in {parent}"),
                 Fallback::HostName => "the host's name".to_owned(),
+                Fallback::Required => "it has to be given".to_owned(),
             };
             let help = format!(
                 "{} [default: {fallback}] [env: {}]",

@@ -64,8 +64,8 @@ pub(super) fn daemon(global: &Global, asked: &Daemon) -> Result<(), Failure> {
 
 /// One value in force.
 #[derive(Debug, Serialize)]
-struct Shown {
-    key: &'static str,
+struct Shown<'a> {
+    key: &'a str,
     value: serde_json::Value,
     /// `flag`, `environment`, `file` or `default`.
     source: &'static str,
@@ -85,16 +85,16 @@ pub(super) fn config(global: &Global, asked: &Config, printer: Printer) -> Resul
 fn show(loaded: &Loaded, printer: Printer) -> Result<(), Failure> {
     let shown = loaded.settings.iter().map(|setting| {
         Ok(Shown {
-            key: setting.key.name,
+            key: &setting.name,
             value: setting.json()?,
             source: setting.source.as_str(),
             place: setting.place(),
-            text: setting.shown().to_owned(),
+            text: setting.shown(),
         })
     });
-    let shown: Vec<Shown> = shown.collect::<Result<_>>()?;
+    let shown: Vec<Shown<'_>> = shown.collect::<Result<_>>()?;
     printer.show(&shown, |shown| {
-        let row = |one: &Shown| [one.key.to_owned(), one.text.clone(), one.place.clone()];
+        let row = |one: &Shown<'_>| [one.key.to_owned(), one.text.clone(), one.place.clone()];
         print::table(["KEY", "VALUE", "FROM"], shown.iter().map(row))
     })
 }
@@ -103,14 +103,19 @@ fn show(loaded: &Loaded, printer: Printer) -> Result<(), Failure> {
 struct Checked<'a> {
     file: &'a Path,
     ok: bool,
+    /// What should be mended all the same, as sentences.
+    warnings: Vec<String>,
 }
 
 fn check(file: &Path, printer: Printer) -> Result<(), Failure> {
     let file = FileChoice::Named(file.to_owned());
     let inputs = Inputs { file, flags: Default::default(), environment: Vec::new() };
-    config::load(&inputs).map_err(Failure::Found)?;
+    let warnings = config::load(&inputs).map_err(Failure::Found)?.config.warnings();
     let FileChoice::Named(file) = &inputs.file else { return Ok(()) };
-    printer.show(&Checked { file, ok: true }, |checked| format!("{}: ok", checked.file.display()))
+    printer.show(&Checked { file, ok: true, warnings }, |checked| {
+        let warnings = checked.warnings.iter().map(|warning| format!("\nwarning: {warning}"));
+        format!("{}: ok{}", checked.file.display(), warnings.collect::<String>())
+    })
 }
 
 pub(super) fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {

@@ -1,19 +1,24 @@
 //! The table of keys.
 
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::PREFIX;
+use super::sections::{self, RepositoryConfig};
 use super::settings::Settings;
 use super::value::{LogFormat, LogLevel, NodeName, Value};
 use crate::error::Result;
-use crate::name::BackendName;
+use crate::model::HookConfig;
+use crate::name::{BackendName, HookName, RepositoryName};
 use crate::units::{ByteSize, Percent};
 
 /// One key.
 #[derive(Debug)]
 pub struct Key {
-    /// Its name in the file: `state_dir`, or `loop.dir` for `dir` in the section `[loop]`.
+    /// Its name in the file: `state_dir`, or `loop.dir` for `dir` in the section `[loop]`. In a section
+    /// whose name the user chooses it is the name within that.
     pub name: &'static str,
     /// What to write.
     pub form: &'static str,
@@ -36,12 +41,41 @@ pub enum Fallback {
     Below(&'static str, &'static str),
     /// The host's name.
     HostName,
+    /// There is none: it has to be given.
+    Required,
+}
+
+/// The environment variable of a key with this full name: `HOLDFAST_LOOP_DIR` for `loop.dir`.
+pub(super) fn variable(name: &str) -> String {
+    format!("{PREFIX}{}", name.replace(['.', '-'], "_").to_uppercase())
 }
 
 impl Key {
+    /// A key whose values are `T`.
+    pub(super) const fn new<T: Value>(
+        name: &'static str,
+        fallback: Fallback,
+        help: &'static str,
+    ) -> Self {
+        Self {
+            name,
+            form: T::FORM,
+            fallback,
+            secret: T::SECRET,
+            help,
+            check: |text| T::parse(text).map(|value| value.json()),
+        }
+    }
+
+    /// Whether `name` is this key's, or that of the file that holds its value.
+    pub(super) fn takes(&self, name: &str) -> bool {
+        self.name == name
+            || self.secret && name.strip_suffix("_file").is_some_and(|name| name == self.name)
+    }
+
     /// The environment variable: `HOLDFAST_LOOP_DIR` for `loop.dir`.
     pub fn variable(&self) -> String {
-        format!("{PREFIX}{}", self.name.replace('.', "_").to_uppercase())
+        variable(self.name)
     }
 
     /// The flag without its dashes: `loop-dir` for `loop.dir`.
@@ -53,28 +87,30 @@ impl Key {
 macro_rules! keys {
     ($($field:ident: $type:ty = $name:literal, $fallback:expr, $help:literal;)*) => {
         /// Every key there is.
-        pub const KEYS: &[Key] = &[$(Key {
-            name: $name,
-            form: <$type as Value>::FORM,
-            fallback: $fallback,
-            secret: false,
-            help: $help,
-            check: |text| <$type as Value>::parse(text).map(|value| value.json()),
-        }),*];
+        pub const KEYS: &[Key] = &[$(Key::new::<$type>($name, $fallback, $help)),*];
 
         /// The checked values.
         #[derive(Debug, Clone)]
         pub struct Config {
             $(#[doc = $help] pub $field: $type,)*
+            /// Where backups go.
+            pub repositories: BTreeMap<RepositoryName, RepositoryConfig>,
+            /// What runs around snapshots.
+            pub hooks: BTreeMap<HookName, HookConfig>,
         }
 
         impl Config {
             /// Reads every key's value.
             ///
             /// # Errors
-            /// A value that is not one.
+            /// A value that is not one, or that does not go with the others.
             pub fn from_settings(settings: &Settings) -> Result<Self> {
-                Ok(Self { $($field: <$type as Value>::parse(settings.text($name)?)?,)* })
+                let config = Self {
+                    $($field: <$type as Value>::parse(settings.text($name)?)?,)*
+                    repositories: sections::repositories(settings)?,
+                    hooks: sections::hooks(settings)?,
+                };
+                config.with_default_repository()
             }
         }
     };
@@ -97,6 +133,10 @@ keys! {
         "This host's name in messages and to other nodes.";
     default_backend: BackendName = "default_backend", Text("loop"),
         "Where a volume goes that names no backend.";
+    default_repository: Option<RepositoryName> = "default_repository", Text(""),
+        "Where a backup goes that names no repository; where there is one repository it is that one.";
+    backup_concurrency: NonZeroUsize = "backup.concurrency", Text("2"),
+        "How many backups run at once.";
     trash_after: Duration = "trash_after", Text("7d"),
         "How long a volume removed with on-remove=trash can be had back.";
     mount_grace: Duration = "mount_grace", Text("130s"),
@@ -131,6 +171,17 @@ keys! {
         "How the log is written.";
 }
 
+#[cfg(test)]
+pub(super) fn fallback_text(key: &Key) -> String {
+    match key.fallback {
+        Text("") => "none".to_owned(),
+        Text(value) => format!("`{value}`"),
+        Below(parent, leaf) => format!("`{leaf}` in `{parent}`"),
+        HostName => "the host's name".to_owned(),
+        Fallback::Required => "has to be given".to_owned(),
+    }
+}
+
 /// The table of keys for the manual.
 #[cfg(test)]
 pub(super) fn reference() -> String {
@@ -139,12 +190,7 @@ pub(super) fn reference() -> String {
     let mut text =
         String::from("| key | flag | variable | default | |\n| --- | --- | --- | --- | --- |\n");
     for key in KEYS {
-        let fallback = match key.fallback {
-            Text("") => "none".to_owned(),
-            Text(value) => format!("`{value}`"),
-            Below(parent, leaf) => format!("`{leaf}` in `{parent}`"),
-            HostName => "the host's name".to_owned(),
-        };
+        let fallback = fallback_text(key);
         let form = key.form.replace('|', "\\|");
         let _ = writeln!(
             text,

@@ -2,14 +2,16 @@
 //! over the defaults, and every value remembers where it came from.
 //!
 //! One table, [`KEYS`], is the source of all of it: the file's keys, the variables, the flags and
-//! their help, `docs/configuration.md`.
+//! their help, `docs/configuration.md`. [`SECTIONS`] is the same for those of which there can be many.
 
 mod file;
 mod keys;
+mod sections;
 mod settings;
 mod value;
 
 pub use keys::{Config, Fallback, KEYS, Key};
+pub use sections::{HOOK, REPOSITORY, RepositoryConfig, SECTIONS, Section};
 pub use settings::{Inputs, Setting, Settings, Source};
 pub use value::{LogFormat, LogLevel, NodeName, Value};
 
@@ -67,7 +69,7 @@ pub struct Loaded {
 /// An unknown key or a value that is not one, with the place where it stands; a named file that
 /// cannot be read.
 pub fn load(inputs: &Inputs) -> Result<Loaded> {
-    let settings = Settings::resolve(KEYS, inputs)?;
+    let settings = Settings::resolve(KEYS, SECTIONS, inputs)?;
     Ok(Loaded { config: Config::from_settings(&settings)?, settings })
 }
 
@@ -99,11 +101,17 @@ pub fn unknown_variables(environment: &[(String, String)]) -> Vec<(String, Optio
         .flatten()
         .collect();
     known.extend([FILE_VARIABLE.to_owned(), failpoint::VARIABLE.to_owned()]);
-    let unknown = environment.iter().filter(|(name, _)| !known.contains(name));
+    let of_section = |name: &str| {
+        let name = name.strip_prefix(PREFIX).unwrap_or(name);
+        SECTIONS.iter().any(|section| section.chosen(name).is_some())
+    };
+    let unknown = environment.iter().filter(|(name, _)| !known.contains(name) && !of_section(name));
     unknown
         .map(|(name, _)| {
-            let near = nearest(name, known.iter().map(String::as_str));
-            (name.clone(), near.map(str::to_owned))
+            let near: Vec<String> =
+                SECTIONS.iter().flat_map(|section| section.near(name)).collect();
+            let all = known.iter().chain(&near).map(String::as_str);
+            (name.clone(), nearest(name, all).map(str::to_owned))
         })
         .collect()
 }
@@ -117,12 +125,31 @@ mod tests {
     fn the_manual_lists_every_key() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
         let manual = std::fs::read_to_string(&path).unwrap();
-        let (head, rest) = manual.split_once("<!-- keys -->\n").unwrap();
-        let (_, tail) = rest.split_once("<!-- /keys -->\n").unwrap();
-        let right = format!("{head}<!-- keys -->\n{}<!-- /keys -->\n{tail}", keys::reference());
+        let mut right = manual;
+        for (name, reference) in [("keys", keys::reference()), ("sections", sections::reference())]
+        {
+            let (start, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->\n"));
+            let (head, rest) = right.split_once(&start).unwrap();
+            let (_, tail) = rest.split_once(&end).unwrap();
+            right = format!("{head}{start}{reference}{end}{tail}");
+        }
         if std::env::var_os("HOLDFAST_WRITE_DOCS").is_some() {
             std::fs::write(&path, &right).unwrap();
         }
         assert_eq!(std::fs::read_to_string(&path).unwrap(), right);
+    }
+    #[test]
+    fn a_variable_that_means_nothing_is_told_with_the_one_that_was_meant() {
+        let near = |name: &str| unknown_variables(&[(name.to_owned(), "x".to_owned())]);
+        for known in ["HOLDFAST_REPOSITORY_MAIN_URL", "HOLDFAST_REPOSITORY_A_B_PASSWORD_FILE"] {
+            assert_eq!(near(known), [], "{known}");
+        }
+        for (wrong, meant) in [
+            ("HOLDFAST_LOOP_DIRS", "HOLDFAST_LOOP_DIR"),
+            ("HOLDFAST_REPOSITORY_MAIN_PASWORD", "HOLDFAST_REPOSITORY_MAIN_PASSWORD"),
+            ("HOLDFAST_HOOK_MY_DB_BEFOR", "HOLDFAST_HOOK_MY_DB_BEFORE"),
+        ] {
+            assert_eq!(near(wrong), [(wrong.to_owned(), Some(meant.to_owned()))]);
+        }
     }
 }

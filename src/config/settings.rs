@@ -1,13 +1,15 @@
 //! The layers, one over the other.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::file::{self, Entries};
-use super::keys::{Fallback, Key};
-use super::{DEFAULT_FILE, FILE_VARIABLE, FileChoice};
+use super::keys::{Fallback, Key, variable};
+use super::sections::Section;
+use super::value::Value;
+use super::{DEFAULT_FILE, FILE_VARIABLE, FileChoice, PREFIX};
 use crate::error::{Error, ErrorKind, Result};
+use crate::repository::{Secret, SecretSource};
 
 /// What the values are taken from.
 #[derive(Debug, Clone)]
@@ -55,27 +57,31 @@ impl Source {
 pub struct Setting {
     /// The key.
     pub key: &'static Key,
+    /// The key's whole name: `loop.dir`, `repository.main.url`.
+    pub name: String,
     /// Where the value came from.
     pub source: Source,
-    /// Whether the source named a file that holds the value.
-    from_file: bool,
-    text: Secret,
+    given: Given,
 }
 
-/// Text that no log shows by accident.
-#[derive(Clone)]
-struct Secret(String);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("..")
-    }
+/// What the source says. Debug output shows none of it: it may be a secret.
+#[derive(Debug, Clone)]
+enum Given {
+    /// The value.
+    Text(Secret),
+    /// The file that holds it.
+    File(PathBuf),
 }
 
 impl Setting {
     /// The value for people; a secret is not told.
-    pub fn shown(&self) -> &str {
-        if self.key.secret { "(secret)" } else { &self.text.0 }
+    pub fn shown(&self) -> String {
+        match &self.given {
+            Given::File(path) => format!("(secret in {})", path.display()),
+            Given::Text(text) if !self.key.secret => text.reveal().to_owned(),
+            Given::Text(text) if text.reveal().is_empty() => String::new(),
+            Given::Text(_) => "(secret)".to_owned(),
+        }
     }
 
     /// The value for programs; a secret is not told.
@@ -83,16 +89,22 @@ impl Setting {
     /// # Errors
     /// None for a value that was checked before.
     pub fn json(&self) -> Result<serde_json::Value> {
-        if self.key.secret { Ok(self.shown().into()) } else { (self.key.check)(&self.text.0) }
+        match &self.given {
+            Given::File(path) => Ok(SecretSource::File(path.clone()).json()),
+            Given::Text(text) => (self.key.check)(text.reveal()),
+        }
     }
 
     /// The source with all that helps to find it.
     pub fn place(&self) -> String {
-        let suffix = if self.from_file { "_file" } else { "" };
+        let suffix = match self.given {
+            Given::File(_) => "_file",
+            Given::Text(_) => "",
+        };
         match &self.source {
             Source::Flag => format!("--{}{}", self.key.flag(), suffix.replace('_', "-")),
             Source::Environment => {
-                format!("{}{}", self.key.variable(), suffix.to_uppercase())
+                format!("{}{}", variable(&self.name), suffix.to_uppercase())
             }
             Source::File { path, line } => format!("{} line {line}", path.display()),
             Source::Default => "default".to_owned(),
@@ -100,114 +112,225 @@ impl Setting {
     }
 }
 
-/// All keys' values, in the order of the table.
+/// All keys' values: those of the table in its order, then those of the sections with chosen names.
 #[derive(Debug, Clone)]
-pub struct Settings(Vec<Setting>);
+pub struct Settings {
+    values: Vec<Setting>,
+    /// The sections with chosen names, as `repository` and `main`.
+    parts: Vec<(&'static str, String)>,
+}
+
+/// One section with a chosen name.
+#[derive(Debug)]
+pub(super) struct Part<'a> {
+    settings: &'a Settings,
+    section: &'static str,
+    /// The name that the user chose.
+    pub(super) chosen: &'a str,
+}
+
+impl Part<'_> {
+    /// Its whole name: `repository.main`.
+    pub(super) fn name(&self) -> String {
+        format!("{}.{}", self.section, self.chosen)
+    }
+
+    /// The value of the key `leaf`.
+    pub(super) fn value<T: Value>(&self, leaf: &str) -> Result<T> {
+        match &self.settings.find(&format!("{}.{leaf}", self.name()))?.given {
+            Given::Text(text) => T::parse(text.reveal()),
+            Given::File(path) => T::in_file(path.clone()),
+        }
+    }
+}
 
 impl Settings {
     /// Lays the layers over each other and checks every value.
     ///
     /// # Errors
     /// As [`super::load`].
-    pub fn resolve(keys: &'static [Key], inputs: &Inputs) -> Result<Self> {
-        let file = read_file(keys, &inputs.file)?;
-        let mut settings = Self(Vec::with_capacity(keys.len()));
+    pub fn resolve(
+        keys: &'static [Key],
+        sections: &[&'static Section],
+        inputs: &Inputs,
+    ) -> Result<Self> {
+        let layers = Layers { inputs, file: read_file(keys, sections, &inputs.file)? };
+        let mut settings = Self { values: Vec::with_capacity(keys.len()), parts: Vec::new() };
         for key in keys {
-            let setting = match find(key, inputs, file.as_ref())? {
-                Some(setting) => setting,
-                None => settings.fallback(key)?,
-            };
-            (key.check)(&setting.text.0).map_err(|error| {
-                // The text of a secret must not come back in its error.
-                if key.secret {
-                    Error::invalid(format!("{}: not a {}", setting.place(), key.form))
-                } else {
-                    error.context(format!("{} ({})", key.name, setting.place()))
+            settings.add(key, key.name.to_owned(), &layers)?;
+        }
+        for section in sections {
+            for chosen in layers.parts(section)? {
+                for key in section.keys {
+                    let name = format!("{}.{chosen}.{}", section.name, key.name);
+                    settings.add(key, name, &layers)?;
                 }
-            })?;
-            settings.0.push(setting);
+                settings.parts.push((section.name, chosen));
+            }
         }
         Ok(settings)
     }
 
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Setting> {
-        self.0.iter()
+    fn add(&mut self, key: &'static Key, name: String, layers: &Layers<'_>) -> Result<()> {
+        let setting = match layers.find(key, &name)? {
+            Some(setting) => setting,
+            None => self.fallback(key, name)?,
+        };
+        let checked = match &setting.given {
+            Given::Text(text) => (key.check)(text.reveal()).map(drop),
+            Given::File(path) => PathBuf::parse(&path.to_string_lossy()).map(drop),
+        };
+        checked.map_err(|error| {
+            // The text of a secret must not come back in its error.
+            if key.secret && matches!(setting.given, Given::Text(_)) {
+                Error::invalid(format!("{}: not a {}", setting.place(), key.form))
+            } else {
+                error.context(format!("{} ({})", setting.name, setting.place()))
+            }
+        })?;
+        self.values.push(setting);
+        Ok(())
     }
 
-    /// The text of the value of `name`, secret or not.
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Setting> {
+        self.values.iter()
+    }
+
+    /// The sections of a kind.
+    pub(super) fn parts(&self, section: &Section) -> impl Iterator<Item = Part<'_>> {
+        let wanted = section.name;
+        let parts = self.parts.iter().filter(move |(section, _)| *section == wanted);
+        parts.map(|(section, chosen)| Part { settings: self, section, chosen })
+    }
+
+    /// The text of the value of `name`, which is no secret.
     pub(super) fn text(&self, name: &str) -> Result<&str> {
-        self.0
+        match &self.find(name)?.given {
+            Given::Text(text) => Ok(text.reveal()),
+            Given::File(_) => Err(Error::internal(format!("the value of {name} is a secret"))),
+        }
+    }
+
+    fn find(&self, name: &str) -> Result<&Setting> {
+        self.values
             .iter()
-            .find(|setting| setting.key.name == name)
-            .map(|setting| setting.text.0.as_str())
+            .find(|setting| setting.name == name)
             .ok_or_else(|| Error::internal(format!("the key {name} is used before it has a value")))
     }
 
-    fn fallback(&self, key: &'static Key) -> Result<Setting> {
+    fn fallback(&self, key: &'static Key, name: String) -> Result<Setting> {
         let text = match key.fallback {
             Fallback::Text(text) => text.to_owned(),
             Fallback::Below(parent, leaf) => {
                 Path::new(self.text(parent)?).join(leaf).to_string_lossy().into_owned()
             }
             Fallback::HostName => host_name()?,
+            Fallback::Required => {
+                let or_file =
+                    if key.secret { format!(" or {}_file", key.name) } else { String::new() };
+                return Err(Error::invalid(format!("{name} is not given")).hint(format!(
+                    "set {}{or_file} there, or the variable {}",
+                    key.name,
+                    variable(&name)
+                )));
+            }
         };
-        Ok(Setting { key, source: Source::Default, from_file: false, text: Secret(text) })
+        Ok(Setting { key, name, source: Source::Default, given: Given::Text(Secret::new(text)) })
     }
 }
 
-fn find(
-    key: &'static Key,
-    inputs: &Inputs,
-    file: Option<&(PathBuf, Entries)>,
-) -> Result<Option<Setting>> {
-    // A variable that is set to nothing is one that was not set.
-    let variable = |name: &str| {
-        inputs.environment.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.clone())
-    };
-    let in_file = |name: &str| {
-        let (path, entries) = file?;
-        let entry = entries.get(name)?;
+/// Where values come from.
+struct Layers<'a> {
+    inputs: &'a Inputs,
+    file: Option<(PathBuf, Entries)>,
+}
+
+impl Layers<'_> {
+    /// A variable that is set to nothing is one that was not set.
+    fn variable(&self, name: &str) -> Option<String> {
+        let mut all = self.inputs.environment.iter();
+        all.find(|(n, value)| n == name && !value.is_empty()).map(|(_, value)| value.clone())
+    }
+
+    fn in_file(&self, name: &str) -> Option<(String, Source)> {
+        let (path, entries) = self.file.as_ref()?;
+        let entry = entries.values.get(name)?;
         Some((entry.text.clone(), Source::File { path: path.clone(), line: entry.line }))
-    };
-    let named = format!("{}_file", key.name);
-    let of_file = |found: Option<(String, Source)>| found.filter(|_| key.secret);
-    let layers = [
-        (inputs.flags.get(key.name).map(|v| (v.clone(), Source::Flag)), false),
-        (of_file(inputs.flags.get(&named).map(|v| (v.clone(), Source::Flag))), true),
-        (variable(&key.variable()).map(|v| (v, Source::Environment)), false),
-        (
-            of_file(
-                variable(&format!("{}_FILE", key.variable())).map(|v| (v, Source::Environment)),
-            ),
-            true,
-        ),
-        (in_file(key.name), false),
-        (of_file(in_file(&named)), true),
-    ];
-    let found = layers.into_iter().find_map(|(found, from_file)| Some((found?, from_file)));
-    let Some(((text, source), from_file)) = found else { return Ok(None) };
-    let text = match (from_file, &source) {
-        (true, _) => read_secret(key, Path::new(&text))?,
-        // A path on the command line is meant from where the user stands.
-        (false, Source::Flag | Source::Environment) if key.form == "PATH" => absolute(&text)?,
-        (false, _) => text,
-    };
-    Ok(Some(Setting { key, source, from_file, text: Secret(text) }))
+    }
+
+    /// The names that the file and the variables give to sections of a kind. A variable means the section
+    /// of the file whose name it has, in whatever signs.
+    fn parts(&self, section: &'static Section) -> Result<Vec<String>> {
+        let mut names: BTreeMap<String, String> = BTreeMap::new();
+        if let Some((path, entries)) = &self.file {
+            for (_, name, line) in entries.parts.iter().filter(|(kind, ..)| *kind == section.name) {
+                if let Some(other) = names.insert(variable(name), name.clone()) {
+                    return Err(Error::invalid(format!(
+                        "{} line {line}: {} {other} and {name} have the same variables",
+                        path.display(),
+                        section.name
+                    ))
+                    .hint("give one of them another name"));
+                }
+            }
+        }
+        for (name, _) in self.inputs.environment.iter().filter(|(_, value)| !value.is_empty()) {
+            let chosen = name.strip_prefix(PREFIX).and_then(|name| section.chosen(name));
+            if let Some(chosen) = chosen {
+                names.entry(variable(chosen)).or_insert_with(|| chosen.to_lowercase());
+            }
+        }
+        Ok(names.into_values().collect())
+    }
+
+    fn find(&self, key: &'static Key, name: &str) -> Result<Option<Setting>> {
+        let flag = |name: &str| Some((self.inputs.flags.get(name)?.clone(), Source::Flag));
+        let environment = |suffix: &str| {
+            Some((self.variable(&format!("{}{suffix}", variable(name)))?, Source::Environment))
+        };
+        let file_key = format!("{name}_file");
+        let layers = [
+            (flag(name), flag(&file_key)),
+            (environment(""), environment("_FILE")),
+            (self.in_file(name), self.in_file(&file_key)),
+        ];
+        for (value, place) in layers {
+            let found = match (value, place.filter(|_| key.secret)) {
+                (None, None) => continue,
+                (Some(_), Some(_)) => {
+                    return Err(Error::invalid(format!("{name} and {file_key} are both given"))
+                        .hint("leave out one of the two"));
+                }
+                (Some((text, source)), None) => {
+                    let text = match source {
+                        // A path on the command line is meant from where the user stands.
+                        Source::Flag | Source::Environment if key.form == PathBuf::FORM => {
+                            absolute(&text)?
+                        }
+                        _ => text,
+                    };
+                    (source, Given::Text(Secret::new(text)))
+                }
+                (None, Some((path, source))) => {
+                    let path = match source {
+                        Source::Flag | Source::Environment => absolute(&path)?,
+                        _ => path,
+                    };
+                    (source, Given::File(path.into()))
+                }
+            };
+            let (source, given) = found;
+            return Ok(Some(Setting { key, name: name.to_owned(), source, given }));
+        }
+        Ok(None)
+    }
 }
 
 fn absolute(text: &str) -> Result<String> {
     let path = std::path::absolute(text)
         .map_err(|error| Error::io(format!("{text:?} is not a path"), error))?;
     Ok(path.to_string_lossy().into_owned())
-}
-
-fn read_secret(key: &Key, path: &Path) -> Result<String> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        Error::io(format!("{}: cannot read the secret in {}", key.name, path.display()), error)
-            .with_kind(ErrorKind::Invalid)
-    })?;
-    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
 }
 
 fn host_name() -> Result<String> {
@@ -217,7 +340,11 @@ fn host_name() -> Result<String> {
     Ok(name.trim().to_owned())
 }
 
-fn read_file(keys: &[Key], choice: &FileChoice) -> Result<Option<(PathBuf, Entries)>> {
+fn read_file(
+    keys: &[Key],
+    sections: &[&'static Section],
+    choice: &FileChoice,
+) -> Result<Option<(PathBuf, Entries)>> {
     let (path, must_exist) = match choice {
         FileChoice::Nothing => return Ok(None),
         FileChoice::Usual => (Path::new(DEFAULT_FILE), false),
@@ -235,13 +362,13 @@ fn read_file(keys: &[Key], choice: &FileChoice) -> Result<Option<(PathBuf, Entri
                 .hint(format!("name a file that can be read with --config or {FILE_VARIABLE}")));
         }
     };
-    Ok(Some((path.to_owned(), file::read(keys, path, &text)?)))
+    Ok(Some((path.to_owned(), file::read(keys, sections, path, &text)?)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::keys::KEYS;
-    use super::super::value::Value;
+    use super::super::sections::SECTIONS;
     use super::*;
 
     fn inputs(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Inputs {
@@ -257,8 +384,12 @@ mod tests {
         }
     }
 
-    fn value<'a>(settings: &'a Settings, name: &str) -> (&'a str, String) {
-        let setting = settings.iter().find(|s| s.key.name == name).unwrap();
+    fn resolve(inputs: &Inputs) -> Result<Settings> {
+        Settings::resolve(KEYS, SECTIONS, inputs)
+    }
+
+    fn value(settings: &Settings, name: &str) -> (String, String) {
+        let setting = settings.iter().find(|s| s.name == name).unwrap();
         (setting.shown(), setting.place())
     }
 
@@ -269,11 +400,7 @@ mod tests {
         let path = path.to_str().unwrap();
         std::fs::write(path, "[loop]\ndir = '/file'\ndefault_size = '1G'\n").unwrap();
         let size = ("HOLDFAST_LOOP_DEFAULT_SIZE", "2G");
-        let get = |inputs: &Inputs, name: &str| {
-            let settings = Settings::resolve(KEYS, inputs).unwrap();
-            let (text, place) = value(&settings, name);
-            (text.to_owned(), place)
-        };
+        let get = |inputs: &Inputs, name: &str| value(&resolve(inputs).unwrap(), name);
         let own = |text: &str, place: &str| (text.to_owned(), place.to_owned());
         let name = "loop.default_size";
         assert_eq!(get(&inputs("", &[], &[]), name), own("10G", "default"));
@@ -287,11 +414,8 @@ mod tests {
 
     #[test]
     fn defaults_follow_the_directory_they_stand_in() {
-        let settings = Settings::resolve(
-            KEYS,
-            &inputs("", &[], &[("state_dir", "/s"), ("runtime_dir", "/r")]),
-        )
-        .unwrap();
+        let flags = [("state_dir", "/s"), ("runtime_dir", "/r")];
+        let settings = resolve(&inputs("", &[], &flags)).unwrap();
         assert_eq!(value(&settings, "loop.dir").0, "/s/loop");
         assert_eq!(value(&settings, "mount_dir").0, "/s/mounts");
         assert_eq!(value(&settings, "admin_socket").0, "/r/holdfast.sock");
@@ -300,47 +424,78 @@ mod tests {
     #[test]
     fn a_wrong_value_is_told_with_its_place() {
         let wrong = inputs("", &[("HOLDFAST_LOOP_DEFAULT_SIZE", "much")], &[]);
-        let error = Settings::resolve(KEYS, &wrong).unwrap_err();
+        let error = resolve(&wrong).unwrap_err();
         assert_eq!(
             error.full_message(),
             "loop.default_size (HOLDFAST_LOOP_DEFAULT_SIZE): \"much\" is not a size"
         );
-        let error = Settings::resolve(KEYS, &inputs("/no/such", &[], &[])).unwrap_err();
+        let error = resolve(&inputs("/no/such", &[], &[])).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert!(error.full_message().contains("/no/such"), "{error}");
     }
-
-    static SECRETS: &[Key] = &[Key {
-        name: "s.password",
-        form: "TEXT",
-        fallback: Fallback::Text(""),
-        secret: true,
-        help: "",
-        check: |text| {
-            if text == "wrong" {
-                return Err(Error::invalid(format!("{text} will not do")));
-            }
-            PathBuf::parse("/").map(|_| "".into())
-        },
-    }];
 
     #[test]
     fn a_secret_is_never_shown_and_can_stand_in_a_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key");
-        std::fs::write(&path, "hunter2\n").unwrap();
         let path = path.to_str().unwrap();
-        let settings =
-            Settings::resolve(SECRETS, &inputs("", &[("HOLDFAST_S_PASSWORD_FILE", path)], &[]))
-                .unwrap();
-        assert_eq!(settings.text("s.password").unwrap(), "hunter2");
-        assert_eq!(value(&settings, "s.password").0, "(secret)");
-        assert_eq!(value(&settings, "s.password").1, "HOLDFAST_S_PASSWORD_FILE");
-        let told = format!("{settings:?}{}", settings.iter().next().unwrap().json().unwrap());
-        assert!(!told.contains("hunter2"), "{told}");
+        let url = ("HOLDFAST_REPOSITORY_MAIN_URL", "/backups");
+        let key = ("HOLDFAST_REPOSITORY_MAIN_PASSWORD", "hunter2");
+        let name = "repository.main.password";
+        let told = |settings: &Settings| {
+            let json: Vec<_> = settings.iter().map(|one| one.json().unwrap().to_string()).collect();
+            format!("{settings:?}{json:?}{}", value(settings, name).0)
+        };
+        let settings = resolve(&inputs("", &[url, key], &[])).unwrap();
+        assert_eq!(value(&settings, name), ("(secret)".into(), key.0.into()));
+        assert!(!told(&settings).contains("hunter2"), "{}", told(&settings));
 
-        let wrong = inputs("", &[("HOLDFAST_S_PASSWORD", "wrong")], &[]);
-        let error = Settings::resolve(SECRETS, &wrong).unwrap_err();
-        assert_eq!(error.full_message(), "HOLDFAST_S_PASSWORD: not a TEXT");
+        // The file is read when it is needed.
+        let file = ("HOLDFAST_REPOSITORY_MAIN_PASSWORD_FILE", path);
+        let settings = resolve(&inputs("", &[url, file], &[])).unwrap();
+        assert_eq!(value(&settings, name), (format!("(secret in {path})"), file.0.into()));
+        let part = settings.parts(SECTIONS[0]).next().unwrap();
+        let secret: SecretSource = part.value("password").unwrap();
+        for content in ["hunter2\n", "hunter3"] {
+            std::fs::write(path, content).unwrap();
+            assert_eq!(secret.read().unwrap().reveal(), content.trim_end());
+        }
+        let error = resolve(&inputs("", &[url, key, file], &[])).unwrap_err();
+        assert!(error.full_message().contains("are both given"), "{error}");
+    }
+
+    #[test]
+    fn sections_come_from_the_file_and_from_variables() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c.toml");
+        let path = path.to_str().unwrap();
+        std::fs::write(path, "[repository.Off-Site]\nurl = 's3:b/x'\nconnections = 3\n").unwrap();
+        let password = ("HOLDFAST_REPOSITORY_OFF_SITE_PASSWORD_FILE", "/key");
+        let settings = resolve(&inputs(
+            path,
+            &[
+                password,
+                ("HOLDFAST_REPOSITORY_OFF_SITE_CONNECTIONS", "5"),
+                ("HOLDFAST_REPOSITORY_MY_OWN_URL", "/x"),
+                ("HOLDFAST_REPOSITORY_MY_OWN_PASSWORD", "p"),
+                ("HOLDFAST_REPOSITORY_UNSET_URL", ""),
+                ("HOLDFAST_REPOSITORY_OTHER_NOTHING", "x"),
+            ],
+            &[("state_dir", "/s")],
+        ))
+        .unwrap();
+        let names: Vec<_> = settings.parts(SECTIONS[0]).map(|part| part.name()).collect();
+        assert_eq!(names, ["repository.my_own", "repository.Off-Site"]);
+        let get = |name: &str| value(&settings, &format!("repository.{name}"));
+        let own = |text: &str, place: &str| (text.to_owned(), place.to_owned());
+        assert_eq!(get("Off-Site.url"), own("s3:b/x", &format!("{path} line 2")));
+        let variable = "HOLDFAST_REPOSITORY_OFF_SITE_CONNECTIONS";
+        assert_eq!(get("Off-Site.connections"), own("5", variable));
+        assert_eq!(get("my_own.connections"), own("8", "default"));
+        assert_eq!(get("my_own.cache_dir").0, "/s/cache");
+
+        std::fs::write(path, "[hook.a-b]\nbefore = ['x']\n[hook.a_b]\nafter = ['x']\n").unwrap();
+        let error = resolve(&inputs(path, &[], &[])).unwrap_err();
+        assert!(error.full_message().contains("a-b and a_b have the same variables"), "{error}");
     }
 }

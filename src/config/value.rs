@@ -1,10 +1,12 @@
 //! The kinds of values: how each is written, checked and shown.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::name::BackendName;
+use crate::name::{BackendName, RepositoryName};
+use crate::repository::{Location, Secret, SecretSource};
 use crate::units::{ByteSize, Percent};
 
 /// A kind of value.
@@ -12,11 +14,22 @@ pub trait Value: Sized {
     /// What to write, for help and errors.
     const FORM: &'static str;
 
+    /// Whether it is never shown, and can be given as the name of a file that holds it.
+    const SECRET: bool = false;
+
     /// Reads it.
     ///
     /// # Errors
     /// Text that is not such a value.
     fn parse(text: &str) -> Result<Self>;
+
+    /// The value that stands in the file at `path`, which is read when the value is needed.
+    ///
+    /// # Errors
+    /// For all but secrets.
+    fn in_file(path: PathBuf) -> Result<Self> {
+        Err(Error::internal(format!("{} holds no value", path.display())))
+    }
 
     /// The value for programs; sizes are bytes.
     fn json(&self) -> serde_json::Value;
@@ -39,16 +52,108 @@ impl Value for PathBuf {
     }
 }
 
-impl Value for Option<PathBuf> {
-    const FORM: &'static str = "PATH";
+impl<T: Value> Value for Option<T> {
+    const FORM: &'static str = T::FORM;
+    const SECRET: bool = T::SECRET;
 
-    /// Nothing is no path.
+    /// Empty text is no value.
     fn parse(text: &str) -> Result<Self> {
-        if text.is_empty() { Ok(None) } else { PathBuf::parse(text).map(Some) }
+        if text.is_empty() { Ok(None) } else { T::parse(text).map(Some) }
+    }
+
+    fn in_file(path: PathBuf) -> Result<Self> {
+        T::in_file(path).map(Some)
     }
 
     fn json(&self) -> serde_json::Value {
         self.as_ref().map_or(serde_json::Value::Null, Value::json)
+    }
+}
+
+impl Value for String {
+    const FORM: &'static str = "TEXT";
+
+    fn parse(text: &str) -> Result<Self> {
+        Ok(text.to_owned())
+    }
+
+    fn json(&self) -> serde_json::Value {
+        self.as_str().into()
+    }
+}
+
+impl Value for NonZeroUsize {
+    const FORM: &'static str = "NUMBER";
+
+    fn parse(text: &str) -> Result<Self> {
+        text.parse().map_err(|_| {
+            Error::invalid(format!("{text:?} is not a number")).hint("write 1 or more, in digits")
+        })
+    }
+
+    fn json(&self) -> serde_json::Value {
+        self.get().into()
+    }
+}
+
+impl Value for Location {
+    const FORM: &'static str = "URL";
+
+    fn parse(text: &str) -> Result<Self> {
+        text.parse()
+    }
+
+    fn json(&self) -> serde_json::Value {
+        self.to_string().into()
+    }
+}
+
+impl Value for SecretSource {
+    const FORM: &'static str = "TEXT";
+    const SECRET: bool = true;
+
+    fn parse(text: &str) -> Result<Self> {
+        if text.is_empty() {
+            return Err(Error::invalid("it is empty"));
+        }
+        Ok(Self::Given(Secret::new(text)))
+    }
+
+    fn in_file(path: PathBuf) -> Result<Self> {
+        Ok(Self::File(path))
+    }
+
+    fn json(&self) -> serde_json::Value {
+        match self {
+            Self::Given(_) => "(secret)".into(),
+            Self::File(path) => format!("(secret in {})", path.display()).into(),
+        }
+    }
+}
+
+/// How words are written where more than one fit: as JSON, which in the file is an array.
+pub(super) const WORDS: &str = "[\"PROGRAM\", \"ARGUMENT\", ...]";
+
+impl Value for Vec<String> {
+    const FORM: &'static str = WORDS;
+
+    /// Empty text is no program.
+    fn parse(text: &str) -> Result<Self> {
+        if text.is_empty() {
+            return Ok(Self::new());
+        }
+        let words: Self = serde_json::from_str(text).map_err(|_| {
+            Error::invalid(format!("{text:?} is not a list of words"))
+                .hint(format!("write the program and each of its arguments: {WORDS}"))
+        })?;
+        match words.first() {
+            Some(program) if !program.is_empty() => Ok(words),
+            _ => Err(Error::invalid("it names no program")),
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        self.as_slice().into()
     }
 }
 
@@ -78,6 +183,18 @@ impl Value for ByteSize {
 
 impl Value for BackendName {
     const FORM: &'static str = "BACKEND";
+
+    fn parse(text: &str) -> Result<Self> {
+        text.parse()
+    }
+
+    fn json(&self) -> serde_json::Value {
+        self.as_str().into()
+    }
+}
+
+impl Value for RepositoryName {
+    const FORM: &'static str = "REPOSITORY";
 
     fn parse(text: &str) -> Result<Self> {
         text.parse()

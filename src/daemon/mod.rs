@@ -227,6 +227,7 @@ async fn start(config: &Config, choice: CatalogChoice, host: Arc<dyn Host>) -> R
     };
     let environment =
         Environment { clock: Arc::new(clock::System), entropy: Arc::new(clock::System), host };
+    let warnings = config.warnings();
     let config = EngineConfig {
         node: config.node.as_str().to_owned(),
         mount_dir: config.mount_dir.clone(),
@@ -236,7 +237,7 @@ async fn start(config: &Config, choice: CatalogChoice, host: Arc<dyn Host>) -> R
         freeze_limit: config.loop_freeze_limit,
     };
     let engine = Engine::start(config, environment, catalog, backends).await?;
-    report.left.into_iter().for_each(|left| engine.warn(left));
+    report.left.into_iter().chain(warnings).for_each(|warning| engine.warn(warning));
     Ok(engine)
 }
 

@@ -16,12 +16,12 @@ const POOLS_AGE: Duration = Duration::from_secs(10);
 /// The pools as they were last told.
 pub(super) type PoolCache = Option<(Instant, Vec<PoolView>)>;
 
-/// What kind of operation, on what: `volume` or `pool`.
+/// What kind of operation, on what: `volume`, `pool` or `repository`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Work {
     /// `create`, `grow` and so on.
     pub kind: &'static str,
-    /// `volume` or `pool`.
+    /// `volume`, `pool` or `repository`.
     pub subject: &'static str,
 }
 

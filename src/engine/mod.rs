@@ -6,6 +6,7 @@
 //! side effect.
 
 mod adopt;
+mod backup;
 mod change;
 mod create;
 mod events;
@@ -31,6 +32,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+pub use backup::Verify;
 pub use change::Change;
 pub use events::{Events, Follower};
 pub use figures::{Figures, Work};

@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{BackendStatus, PoolLevel, Scope};
-use crate::id::{MountId, OperationId, PoolUuid, SnapshotUuid, VolumeUuid};
-use crate::model::{Holder, SnapshotOrigin, Subject};
-use crate::name::{BackendName, SnapshotName, VolumeName};
+use crate::id::{BackupId, MountId, OperationId, PoolUuid, SnapshotUuid, VolumeUuid};
+use crate::model::{Backup, Holder, SnapshotOrigin, Subject};
+use crate::name::{BackendName, RepositoryName, SnapshotName, VolumeName};
 use crate::options::FilesystemKind;
 use crate::units::ByteSize;
 
@@ -118,7 +118,7 @@ pub struct OperationView {
     pub id: OperationId,
     /// What it does: `create`, `delete`, `snapshot` and so on.
     pub kind: String,
-    /// What it changes, as the key `volume` or `pool`.
+    /// What it changes, as the key `volume`, `pool` or `repository`.
     #[serde(flatten)]
     pub subject: Subject,
     /// How it stands.
@@ -236,8 +236,105 @@ pub struct EventView {
     pub time: Timestamp,
     /// Stable word, such as `volume.created`.
     pub kind: String,
-    /// The volume, snapshot, pool or backend.
+    /// The volume, snapshot, pool, repository or backend.
     pub subject: String,
     /// A sentence for people.
     pub message: String,
+}
+
+/// All about one backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupDetails {
+    /// What a list tells of it.
+    #[serde(flatten)]
+    pub backup: Backup,
+    /// The filesystem in it; none for a file volume.
+    pub filesystem: Option<FilesystemKind>,
+    /// The volume's options at the time.
+    pub options: BTreeMap<String, String>,
+    /// The volume's labels at the time.
+    pub labels: BTreeMap<String, String>,
+    /// `image` or `files`.
+    pub layout: String,
+}
+
+/// What reading backups back has found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verification {
+    /// Those that were read, oldest first.
+    pub backups: Vec<VerifiedBackup>,
+}
+
+/// What reading one backup back has found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedBackup {
+    /// The backup.
+    pub id: BackupId,
+    /// The volume's name at the time.
+    pub volume: VolumeName,
+    /// Whether all of it can be restored.
+    pub sound: bool,
+    /// Bytes of the volume that are as they were stored.
+    pub bytes: u64,
+    /// What is damaged, as sentences.
+    pub damage: Vec<String>,
+}
+
+/// What a prune has done or would do, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PruneReport {
+    /// Whether nothing was changed.
+    pub planned_only: bool,
+    /// Needed by backups.
+    pub used: u64,
+    /// Needed by none, before the prune.
+    pub unused: u64,
+    /// Given back now.
+    pub removed: u64,
+    /// Given back by a later prune.
+    pub marked: u64,
+    /// Written again to get it apart from what is not needed.
+    pub repacked: u64,
+}
+
+/// What a check of a repository has found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepositoryCheck {
+    /// Whether nothing is wrong.
+    pub sound: bool,
+    /// What was found, as sentences.
+    pub findings: Vec<String>,
+    /// What to do about it, one step each.
+    pub advice: Vec<String>,
+}
+
+/// A repository of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepositoryView {
+    /// Its name.
+    pub name: RepositoryName,
+    /// Where it is, without secrets.
+    pub url: String,
+    /// How it stands.
+    pub state: RepositoryState,
+    /// Backups in it; none if it cannot be asked.
+    pub backups: Option<usize>,
+    /// Bytes that it takes; none if that is not known.
+    pub size: Option<u64>,
+    /// Why it cannot be used.
+    pub error: Option<ErrorView>,
+}
+
+/// How a repository stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RepositoryState {
+    /// It can be used.
+    Ready,
+    /// Nobody has made it yet.
+    Missing,
+    /// It did not answer.
+    Unreachable,
+    /// It answered, and does not let us in: a wrong password or credentials.
+    Refused,
 }

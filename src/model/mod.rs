@@ -1,6 +1,7 @@
 //! What the catalog records: volumes, snapshots, mounts and operations, and what may follow what.
 
 mod backup;
+mod hook;
 mod ledger;
 mod operation;
 mod outcome;
@@ -10,6 +11,7 @@ mod subject;
 mod volume;
 
 pub use backup::Backup;
+pub use hook::HookConfig;
 pub use ledger::{Holder, MountEntry, MountLedger};
 pub use operation::{Operation, OperationKind};
 pub use outcome::Outcome;

@@ -2,10 +2,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::{BackendName, VolumeName};
+use crate::name::{BackendName, RepositoryName, VolumeName};
 
-/// What a change is made to. In JSON it is a key of its own beside others: `"volume": "data"` or
-/// `"pool": "thin"`.
+/// What a change is made to. In JSON it is a key of its own beside others: `"volume": "data"`,
+/// `"pool": "thin"` or `"repository": "main"`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Subject {
@@ -13,6 +13,8 @@ pub enum Subject {
     Volume(VolumeName),
     /// A pool, by the name of its backend.
     Pool(BackendName),
+    /// A repository.
+    Repository(RepositoryName),
 }
 
 impl Subject {
@@ -20,7 +22,7 @@ impl Subject {
     pub fn short(&self) -> String {
         match self {
             Self::Volume(name) => name.to_string(),
-            Self::Pool(_) => self.to_string(),
+            Self::Pool(_) | Self::Repository(_) => self.to_string(),
         }
     }
 
@@ -29,6 +31,7 @@ impl Subject {
         match self {
             Self::Volume(_) => "volume",
             Self::Pool(_) => "pool",
+            Self::Repository(_) => "repository",
         }
     }
 
@@ -36,7 +39,7 @@ impl Subject {
     pub fn volume(&self) -> Option<&VolumeName> {
         match self {
             Self::Volume(name) => Some(name),
-            Self::Pool(_) => None,
+            Self::Pool(_) | Self::Repository(_) => None,
         }
     }
 }
@@ -46,6 +49,7 @@ impl fmt::Display for Subject {
         match self {
             Self::Volume(name) => write!(f, "volume {name}"),
             Self::Pool(name) => write!(f, "pool {name}"),
+            Self::Repository(name) => write!(f, "repository {name}"),
         }
     }
 }

@@ -109,3 +109,55 @@ fn a_person_sees_a_table() {
         ["loop.default_size", "10G", "default"]
     );
 }
+
+#[test]
+fn repositories_and_hooks_are_sections_with_names_of_their_own() {
+    let (directory, path) = file(
+        "[repository.off-site]\nurl = \"s3:bucket/prefix\"\nupload_limit = \"20M\"\n\
+         [hook.db]\nbefore = [\"sync\", \"-f\"]\n",
+    );
+    let key = directory.path().join("key");
+    let key = key.to_str().unwrap();
+    let env = [
+        ("HOLDFAST_REPOSITORY_OFF_SITE_PASSWORD_FILE", key),
+        ("HOLDFAST_HOOK_DB_AFTER", "[\"true\"]"),
+        ("HOLDFAST_REPOSITORY_MAIN_URL", "/backups"),
+        ("HOLDFAST_REPOSITORY_MAIN_PASSWORD", "hunter2"),
+    ];
+    let config = ["--config", &path];
+    let value = |key| shown(&env, &config, key).0;
+    assert_eq!(value("repository.off-site.url"), "s3:bucket/prefix");
+    assert_eq!(value("repository.off-site.upload_limit"), 20 << 20);
+    assert_eq!(value("repository.off-site.password"), format!("(secret in {key})"));
+    assert_eq!(value("repository.main.url"), "/backups");
+    assert_eq!(value("repository.main.cache_dir"), "/var/lib/holdfast/cache");
+    assert_eq!(value("hook.db.before"), json!(["sync", "-f"]));
+    assert_eq!(value("hook.db.after"), json!(["true"]));
+    assert_eq!(value("hook.db.timeout"), 60);
+    let place = shown(&env, &config, "repository.main.password");
+    assert_eq!(
+        place,
+        (json!("(secret)"), "environment".into(), "HOLDFAST_REPOSITORY_MAIN_PASSWORD".into())
+    );
+    for form in ["table", "json"] {
+        let run = holdfast(&env, &["--output", form, "config", "show", "--config", &path]);
+        assert!(run.code == 0 && !run.stdout.contains("hunter2"), "{run:?}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_repository_is_told_when_its_file_is_checked() {
+    let wrong = "[repository.main]\nurl = \"s3:https://key:hunter2@server/b\"\npassword = \"p\"\n";
+    let (_directory, path) = file(wrong);
+    let run = holdfast(&[], &["config", "check", &path]);
+    assert_eq!(run.code, 1, "{run:?}");
+    assert!(run.stderr.contains(&format!("repository.main.url ({path} line 2)")), "{run:?}");
+    assert!(!run.stderr.contains("hunter2"), "{run:?}");
+
+    let good = "[repository.main]\nurl = \"/backups\"\npassword_file = \"/no/such.key\"\n";
+    let (_directory, path) = file(good);
+    let run = holdfast(&[], &["config", "check", &path]);
+    assert_eq!(run.code, 0, "the file can come later: {run:?}");
+    let warning = "\nwarning: repository.main.password_file: cannot read /no/such.key";
+    assert!(run.stdout.contains(warning), "{run:?}");
+}
