@@ -87,7 +87,7 @@ impl<'a> Archiver<'a> {
     /// Stores all of the image, and `manifest` beside it.
     pub(super) fn run(mut self, manifest: &[u8]) -> Result<Archived> {
         let mut packing = Packing::new(COMPRESSION)?;
-        let count = image_segments(self.image.size);
+        let count = image_segments(self.image.size());
         let mut directories = Vec::new();
         for directory in 0..count.div_ceil(FANOUT) {
             self.session.go_on()?;
@@ -113,8 +113,8 @@ impl<'a> Archiver<'a> {
         numbers: Range<u64>,
         packing: &mut Packing,
     ) -> Result<TreeId> {
-        let bytes = segment_range(numbers.start, self.image.size).start
-            ..segment_range(numbers.end - 1, self.image.size).end;
+        let bytes = segment_range(numbers.start, self.image.size()).start
+            ..segment_range(numbers.end - 1, self.image.size()).end;
         let whole = numbers.end - numbers.start == FANOUT;
         let hole = whole && !touches(&self.image.allocated, &bytes);
         if hole && let Some(tree) = self.hole {
@@ -133,7 +133,7 @@ impl<'a> Archiver<'a> {
         let parent = parent.map(|(_, segments)| segments).unwrap_or_default();
         let contents = self.segments(numbers.clone(), &parent)?;
         let nodes = numbers.zip(contents).map(|(number, content)| {
-            let range = segment_range(number, self.image.size);
+            let range = segment_range(number, self.image.size());
             let mut node = node(&segment_name(number), NodeType::File, range.end - range.start);
             node.content = Some(content);
             node
@@ -157,9 +157,10 @@ impl<'a> Archiver<'a> {
         let mut segments = Segments::new();
         for node in nodes {
             let number = segment_number(&name, &node.name)?;
-            let range = segment_range(number, self.image.size);
+            let range = segment_range(number, self.image.size());
             // One that has had another length is new.
-            if number < image_segments(self.image.size) && node.meta.size == range.end - range.start
+            if number < image_segments(self.image.size())
+                && node.meta.size == range.end - range.start
             {
                 segments.insert(number, node.content?);
             }
@@ -191,7 +192,7 @@ impl<'a> Archiver<'a> {
                 if number >= numbers.end {
                     return Ok(done);
                 }
-                let range = segment_range(number, self.image.size);
+                let range = segment_range(number, self.image.size());
                 let parent = parent.get(&number);
                 let content = chunk_ranges(&range).enumerate().map(|(i, chunk)| {
                     let before = parent.and_then(|chunks| chunks.get(i));

@@ -22,6 +22,9 @@ use crate::name::RepositoryName;
 /// The tag of every backup that we made.
 const OURS: &str = "holdfast";
 
+/// The tag of those that a schedule made.
+const SCHEDULED: &str = "scheduled";
+
 /// A snapshot of a block volume to back up.
 #[derive(Debug)]
 pub struct ImageJob {
@@ -31,6 +34,8 @@ pub struct ImageJob {
     pub image: Image,
     /// What it is the difference to.
     pub base: Option<Base>,
+    /// Whether the volume's schedule makes it.
+    pub scheduled: bool,
 }
 
 /// A backup of an earlier snapshot of the same volume, and what may differ from that snapshot.
@@ -70,16 +75,16 @@ impl Repository {
             None => None,
         };
         let manifest = Manifest { layout: Layout::IMAGE, ..job.manifest };
-        let mut file = describe(&manifest, &self.settings.node)?;
+        let mut file = describe(&manifest, &self.settings.node, job.scheduled)?;
         file.parent = base.map(|(id, _)| id);
         let changed = job.base.map(|base| base.changed).unwrap_or_default();
         let parent = base.map(|(_, root)| Parent { root, changed });
-        progress.add_total(job.image.size);
+        progress.add_total(job.image.size());
         let archived = Archiver::new(&session, &indexed, &cipher, &job.image, parent)
             .run(&manifest.to_json()?)?;
         file.tree = archived.root;
         let mut summary = SnapshotSummary::default();
-        summary.total_bytes_processed = job.image.size;
+        summary.total_bytes_processed = job.image.size();
         summary.data_added_packed = archived.added;
         file.summary = Some(summary);
         let json = serde_json::to_vec(&file)
@@ -115,7 +120,7 @@ pub(super) fn snapshot_id(session: &Session, backup: BackupId) -> Result<Snapsho
 }
 
 /// The snapshot file of a backup to be.
-fn describe(manifest: &Manifest, node: &str) -> Result<SnapshotFile> {
+fn describe(manifest: &Manifest, node: &str, scheduled: bool) -> Result<SnapshotFile> {
     let (volume, cut) = (&manifest.volume, &manifest.snapshot);
     let mut tags = StringList::default();
     for tag in [
@@ -128,6 +133,9 @@ fn describe(manifest: &Manifest, node: &str) -> Result<SnapshotFile> {
         format!("size={}", cut.size.map_or(0, |size| size.bytes())),
     ] {
         tags.add(tag);
+    }
+    if scheduled {
+        tags.add(SCHEDULED.to_owned());
     }
     let time = jiff::Timestamp::from_second(cut.created.as_second())
         .map_err(|error| Error::invalid("the snapshot's time makes no sense").caused_by(error))?;
@@ -167,6 +175,7 @@ pub(super) fn read(repository: &RepositoryName, file: &SnapshotFile) -> Result<O
             created: ::jiff::Timestamp::from_second(file.time.timestamp().as_second()).ok()?,
             added: file.summary.as_ref().map_or(0, |summary| summary.data_added_packed),
             parent: file.parent.and_then(|parent| id(parent).ok()),
+            scheduled: file.tags.contains(SCHEDULED),
         })
     };
     // One that somebody has tagged by hand is not ours to understand.

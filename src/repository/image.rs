@@ -1,12 +1,10 @@
 //! A block volume in a repository: its image cut into segments, one file each, in directories that keep
 //! trees small. Concatenated in the lexical order of their paths they are the image.
 
-use std::fs::File;
+use crate::backend::SnapshotImage;
+use crate::error::{Error, Result};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
-
-use crate::error::{Error, Result};
 
 /// Bytes of an image in one file, the same in every repository for ever: other segments would have nothing
 /// in common with those of earlier backups.
@@ -64,14 +62,17 @@ pub(super) fn chunk_ranges(segment: &Range<u64>) -> impl Iterator<Item = Range<u
 #[derive(Debug)]
 pub struct Image {
     /// Its bytes.
-    pub file: Arc<File>,
-    /// Its size in bytes.
-    pub size: u64,
+    pub content: SnapshotImage,
     /// The ranges that may hold anything but zeros, ascending and disjoint. No others are read.
     pub allocated: Vec<Range<u64>>,
 }
 
 impl Image {
+    /// Its size in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.content.size
+    }
+
     /// Reads those bytes of `part` that may be no zeros into `buffer`, which is all zeros, and tells how
     /// many those are.
     pub(super) fn read(&self, part: &Range<u64>, buffer: &mut [u8]) -> Result<u64> {
@@ -80,9 +81,12 @@ impl Image {
         for range in self.allocated[first..].iter().take_while(|range| range.start < part.end) {
             let (start, end) = (range.start.max(part.start), range.end.min(part.end));
             let within = |at: u64| usize::try_from(at - part.start).unwrap_or(usize::MAX);
-            self.file.read_exact_at(&mut buffer[within(start)..within(end)], start).map_err(
-                |error| Error::io(format!("cannot read the snapshot at byte {start}"), error),
-            )?;
+            self.content
+                .file
+                .read_exact_at(&mut buffer[within(start)..within(end)], start)
+                .map_err(|error| {
+                    Error::io(format!("cannot read the snapshot at byte {start}"), error)
+                })?;
             read += end - start;
         }
         Ok(read)

@@ -272,6 +272,14 @@ impl Repository {
         Ok(backups)
     }
 
+    /// Bytes that its packs take.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn size(&self) -> Result<u64> {
+        Ok(self.store()?.list("data")?.iter().map(|(_, size)| size).sum())
+    }
+
     /// Removes a backup. What only it needs is removed by a later prune.
     ///
     /// # Errors
