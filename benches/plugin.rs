@@ -132,8 +132,12 @@ fn state_with(count: u128) -> tempfile::TempDir {
         };
         let directory = images.join(volume.uuid.to_string());
         std::fs::create_dir(&directory).unwrap();
-        let description =
-            Description { volume: volume.clone(), snapshots: Vec::new(), retained: false };
+        let description = Description {
+            volume: volume.clone(),
+            snapshots: Vec::new(),
+            retained: false,
+            schedule: None,
+        };
         let text = serde_json::to_vec_pretty(&description).unwrap();
         std::fs::write(directory.join("volume.json"), text).unwrap();
         Change::PutVolume(Box::new(volume))

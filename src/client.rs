@@ -13,15 +13,16 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
 use crate::api::admin::{
-    Adopt, Changed, CreateVolume, ErrorBody, GrowPool, MountBy, Named, Resize, Size,
+    Adopt, Changed, CreateVolume, Cut, ErrorBody, GrowPool, MountBy, Named, Resize, SetSchedule,
+    Size,
 };
 use crate::engine::view::{
     ErrorView, EventView, OperationView, PoolView, SnapshotView, StatusView, VolumeDetails,
-    VolumeSummary,
+    VolumeSchedule, VolumeSummary,
 };
 use crate::error::{Error, ErrorKind};
 use crate::id::{MountId, OperationId, VolumeUuid};
-use crate::name::{BackendName, SnapshotRef, VolumeName};
+use crate::name::{BackendName, HookName, SnapshotRef, VolumeName};
 use crate::units::ByteSize;
 
 /// Why there is no answer, or not the one that was hoped for.
@@ -219,14 +220,20 @@ impl Client {
         self.change(how, Method::POST, &format!("/v1/volumes/{name}/rename"), &new).await
     }
 
-    /// Cuts a snapshot.
+    /// Cuts a snapshot, between the programs of `hook` or else of the one that the volume has.
     ///
     /// # Errors
     /// [`Failure`]
-    pub async fn cut(&self, how: How, reference: &SnapshotRef) -> Answer<Changed> {
+    pub async fn cut(
+        &self,
+        how: How,
+        reference: &SnapshotRef,
+        hook: Option<&HookName>,
+    ) -> Answer<Changed> {
         let path = format!("/v1/volumes/{}/snapshots", reference.volume);
-        let named = Named { name: reference.snapshot.to_string() };
-        self.change(how, Method::POST, &path, &named).await
+        let hook = hook.map(HookName::to_string);
+        let asked = Cut { name: reference.snapshot.to_string(), hook };
+        self.change(how, Method::POST, &path, &asked).await
     }
 
     /// Deletes a snapshot.
@@ -243,6 +250,35 @@ impl Client {
     /// [`Failure`]
     pub async fn restore(&self, how: How, reference: &SnapshotRef) -> Answer<Changed> {
         self.change(how, Method::POST, &format!("{}/restore", of(reference)), &()).await
+    }
+
+    /// The schedules of all volumes.
+    ///
+    /// # Errors
+    /// [`Failure`]
+    pub async fn schedules(&self) -> Answer<Vec<VolumeSchedule>> {
+        self.get("/v1/schedules").await
+    }
+
+    /// Gives a volume a schedule.
+    ///
+    /// # Errors
+    /// [`Failure`]
+    pub async fn set_schedule(
+        &self,
+        how: How,
+        name: &VolumeName,
+        schedule: &SetSchedule,
+    ) -> Answer<Changed> {
+        self.change(how, Method::PUT, &format!("/v1/volumes/{name}/schedule"), schedule).await
+    }
+
+    /// Ends a volume's schedule.
+    ///
+    /// # Errors
+    /// [`Failure`]
+    pub async fn remove_schedule(&self, how: How, name: &VolumeName) -> Answer<Changed> {
+        self.change(how, Method::DELETE, &format!("/v1/volumes/{name}/schedule"), &()).await
     }
 
     /// All pools.

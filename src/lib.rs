@@ -8,8 +8,10 @@ pub mod clock;
 pub mod error;
 pub mod failpoint;
 pub mod id;
+pub mod keep;
 pub mod name;
 pub mod options;
+pub mod timing;
 pub mod units;
 
 // Floor 1: model.

@@ -7,7 +7,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::name::{BackendName, SnapshotRef, VolumeName};
+use crate::keep::Keep;
+use crate::name::{BackendName, HookName, RepositoryName, SnapshotRef, VolumeName};
+use crate::timing::Timing;
 use crate::units::ByteSize;
 
 /// A filesystem that we make on a block device.
@@ -139,6 +141,16 @@ pub struct VolumeOptions {
     pub read_only: bool,
     /// `on-remove`
     pub on_remove: OnRemove,
+    /// `snapshot-every`
+    pub snapshot_every: Option<Timing>,
+    /// `backup-every`
+    pub backup_every: Option<Timing>,
+    /// `keep`
+    pub keep: Keep,
+    /// `repository`
+    pub repository: Option<RepositoryName>,
+    /// `hook`
+    pub hook: Option<HookName>,
     /// Everything above as text, under canonical keys; what an existing volume is compared with.
     given: BTreeMap<String, String>,
 }
@@ -174,6 +186,20 @@ pub const KEYS: &[OptionKey] = &[
         "removing it deletes the data and its snapshots; forgets it and keeps them; or deletes \
          them after trash_after",
     ),
+    key(
+        "snapshot-every",
+        "TIME",
+        "cut a snapshot again and again: 15m, 1h, 1d, 1w, or a cron line in UTC",
+    ),
+    key("backup-every", "TIME", "make a backup again and again, likewise"),
+    key(
+        "keep",
+        "RULES",
+        "how many of these are kept, of snapshots and backups each: 24h,7d,4w,12m,2y, or 3 for the \
+         last three; all if not given",
+    ),
+    key("repository", "NAME", "where these backups go"),
+    key("hook", "NAME", "what runs before and after each snapshot, as the configuration says"),
 ];
 
 const fn key(name: &'static str, form: &'static str, help: &'static str) -> OptionKey {
@@ -267,6 +293,11 @@ impl VolumeOptions {
             "clone-of" => self.set_source(ContentSource::CloneOf(value.parse()?))?,
             "read-only" => self.read_only = parse_bool(value)?,
             "on-remove" => self.on_remove = value.parse()?,
+            "snapshot-every" => self.snapshot_every = Some(value.parse()?),
+            "backup-every" => self.backup_every = Some(value.parse()?),
+            "keep" => self.keep = value.parse()?,
+            "repository" => self.repository = Some(value.parse()?),
+            "hook" => self.hook = Some(value.parse()?),
             _ => return Err(Error::invalid("there is no such option").hint(known_keys_hint(key))),
         }
         Ok(())
@@ -413,6 +444,8 @@ mod tests {
                 "uid" | "gid" | "mode" => "7",
                 "from-snapshot" => "x@y",
                 "on-remove" => "trash",
+                "snapshot-every" | "backup-every" => "1h",
+                "repository" | "hook" => "x",
                 _ => "",
             };
             parse(&[(key.name, value)]).unwrap();
@@ -476,5 +509,8 @@ mod tests {
         assert!(VolumeOptions::same_value("size", "10G", "10240M"));
         assert!(!VolumeOptions::same_value("size", "10G", "11G"));
         assert!(VolumeOptions::same_value("mode", "0750", "750"));
+        assert!(VolumeOptions::same_value("snapshot-every", "24h", "1d"));
+        assert!(VolumeOptions::same_value("keep", "7d,24h", "24h,7d"));
+        assert!(!VolumeOptions::same_value("backup-every", "1d", "@daily"));
     }
 }

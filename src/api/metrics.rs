@@ -122,6 +122,25 @@ fn register(registry: &mut Registry, figures: &Figures) {
     }
     registry.register("operations", "Changes that are over, by kind and result", over);
 
+    let scheduled = Family::<Labels, Counter>::default();
+    for ((kind, failed), count) in &figures.scheduled {
+        let result = if *failed { "failed" } else { "done" };
+        let labels = [("kind", kind.to_string()), ("result", result.to_owned())];
+        scheduled.get_or_create(&labels).inc_by(*count);
+    }
+    registry.register("scheduled_runs", "Runs of schedules, by kind and result", scheduled);
+
+    let ages = Family::<OneLabel, Gauge>::default();
+    for (volume, age) in &figures.backup_ages {
+        ages.get_or_create(&[("volume", volume.to_string())]).set(gauge(age.as_secs()));
+    }
+    registry.register_with_unit(
+        "scheduled_backup_age",
+        "How old the last backup by a schedule is",
+        Unit::Seconds,
+        ages,
+    );
+
     let room = |pick: fn(&crate::backend::PoolLevel) -> u64| {
         let family = Family::<Labels, Gauge>::default();
         for pool in &figures.pools {
@@ -156,6 +175,7 @@ mod tests {
     use super::*;
     use crate::backend::PoolLevel;
     use crate::engine::view::PoolView;
+    use crate::model::RunKind;
 
     fn everything() -> Figures {
         let grow = Work { kind: "grow", subject: "volume" };
@@ -165,6 +185,8 @@ mod tests {
             mounted: 1,
             running: BTreeMap::from([(grow, 1)]),
             over: BTreeMap::from([((grow, true), 4)]),
+            scheduled: BTreeMap::from([((RunKind::Snapshot, false), 5)]),
+            backup_ages: BTreeMap::from([("db".parse().unwrap(), Duration::from_secs(60))]),
             pools: vec![PoolView {
                 name: "thin".parse().unwrap(),
                 uuid: None,
@@ -191,6 +213,8 @@ mod tests {
             "holdfast_mounted_volumes 1",
             "holdfast_operations_running{kind=\"grow\",subject=\"volume\"} 1",
             "holdfast_operations_total{kind=\"grow\",subject=\"volume\",result=\"failed\"} 4",
+            "holdfast_scheduled_runs_total{kind=\"snapshot\",result=\"done\"} 5",
+            "holdfast_scheduled_backup_age_seconds{volume=\"db\"} 60",
             "holdfast_pool_used_bytes{pool=\"thin\",part=\"data\"} 3",
             "holdfast_pool_total_bytes{pool=\"thin\",part=\"metadata\"} 10",
             "holdfast_pool_state{pool=\"thin\",state=\"full\"} 1",

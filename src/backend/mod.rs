@@ -34,7 +34,7 @@ use tokio::sync::mpsc;
 
 use crate::error::Result;
 use crate::id::{Generation, PoolUuid, SnapshotUuid, StorageId, VolumeUuid};
-use crate::model::{Outcome, Progress, Snapshot, Volume};
+use crate::model::{ActiveSchedule, Outcome, Progress, Snapshot, Volume};
 use crate::name::BackendName;
 use crate::units::ByteSize;
 
@@ -202,6 +202,9 @@ pub struct Description {
     /// The user removed it and asked to keep its data: it is not to be taken up again by itself.
     #[serde(default)]
     pub retained: bool,
+    /// Its schedule, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<ActiveSchedule>,
 }
 
 /// A volume found in a backend.

@@ -1,7 +1,7 @@
 //! The catalog's file: redb tables of JSON values, so that an operator can read them with common
 //! tools and a new version can add fields.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use redb::{
@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use super::{Change, State};
 use crate::error::{Error, Result};
 use crate::id::VolumeUuid;
+use crate::model::{RunKind, RunOutcome};
 use crate::name::VolumeName;
 
 /// How a row becomes the change that makes it.
@@ -25,6 +26,9 @@ const SNAPSHOTS: Table = Table::new("snapshots");
 const LEDGERS: Table = Table::new("ledgers");
 const OPERATIONS: Table = Table::new("operations");
 const STORAGES: Table = Table::new("storages");
+const SCHEDULES: Table = Table::new("schedules");
+/// Results of runs, by volume, kind and [`Which`] of them it is.
+const RUNS: Table = Table::new("runs");
 
 const FORMAT_KEY: &str = "format";
 
@@ -32,11 +36,38 @@ const FORMAT_KEY: &str = "format";
 pub(super) type Migration = fn(&WriteTransaction) -> Result<()>;
 
 /// `MIGRATIONS[n]` brings format `n + 1` to `n + 2`.
-pub(super) const MIGRATIONS: &[Migration] = &[add_storages];
+pub(super) const MIGRATIONS: &[Migration] = &[add_storages, add_schedules];
 
 fn add_storages(transaction: &WriteTransaction) -> Result<()> {
-    let added = transaction.open_table(STORAGES).map(drop);
+    add_table(transaction, STORAGES)
+}
+
+fn add_schedules(transaction: &WriteTransaction) -> Result<()> {
+    add_table(transaction, SCHEDULES)?;
+    add_table(transaction, RUNS)
+}
+
+fn add_table(transaction: &WriteTransaction, table: Table) -> Result<()> {
+    let added = transaction.open_table(table).map(drop);
     added.map_err(|error| Error::internal("cannot add a table to the catalog").caused_by(error))
+}
+
+/// Which of the runs of a kind. In this order they are read, so that the last one is read last.
+#[derive(Debug, Clone, Copy)]
+enum Which {
+    Good = 0,
+    Last = 1,
+}
+
+fn run_key(volume: VolumeUuid, kind: RunKind, which: Which) -> [u8; 18] {
+    let mut key = [0; 18];
+    key[..16].copy_from_slice(volume.uuid().as_bytes());
+    key[16] = match kind {
+        RunKind::Snapshot => 0,
+        RunKind::Backup => 1,
+    };
+    key[17] = which as u8;
+    key
 }
 
 /// redb's default of 1 GiB would be most of a small host; all reads come from memory anyway.
@@ -147,7 +178,7 @@ impl CatalogFile {
 
     fn make_tables(&self, database: &Database) -> Result<()> {
         let transaction = database.begin_write().map_err(|e| self.broken(e))?;
-        for table in [VOLUMES, SNAPSHOTS, LEDGERS, OPERATIONS, STORAGES] {
+        for table in [VOLUMES, SNAPSHOTS, LEDGERS, OPERATIONS, STORAGES, SCHEDULES, RUNS] {
             transaction.open_table(table).map_err(|e| self.broken(e))?;
         }
         self.commit_format(transaction)
@@ -205,10 +236,16 @@ impl CatalogFile {
             let name = name.ok_or_else(|| self.damaged("a key is no backend's name"))?;
             Ok(Change::PutStorage(name, self.decode(value)?))
         })?;
-        each(LEDGERS, &|key, value| {
-            let uuid = uuid::Uuid::from_slice(key)
-                .map_err(|error| self.damaged("a key is no UUID").caused_by(error))?;
-            Ok(Change::PutLedger(VolumeUuid::from_uuid(uuid), self.decode(value)?))
+        let volume = |key: &[u8]| {
+            uuid::Uuid::from_slice(key)
+                .map(VolumeUuid::from_uuid)
+                .map_err(|error| self.damaged("a key is no UUID").caused_by(error))
+        };
+        each(LEDGERS, &|key, value| Ok(Change::PutLedger(volume(key)?, self.decode(value)?)))?;
+        each(SCHEDULES, &|key, value| Ok(Change::PutSchedule(volume(key)?, self.decode(value)?)))?;
+        each(RUNS, &|key, value| {
+            let (key, _) = key.split_at_checked(16).unwrap_or((key, &[]));
+            Ok(Change::PutRun(volume(key)?, self.decode(value)?))
         })?;
         Ok(state)
     }
@@ -225,14 +262,14 @@ impl CatalogFile {
         if self.database.is_none() {
             self.connect()?;
         }
-        let mut names = NameChanges { state, changed: HashMap::new() };
+        let mut so_far = SoFar { state, names: HashMap::new(), removed: HashSet::new() };
         let transaction = self.database()?.begin_write().map_err(|e| self.broken(e))?;
         let mut answers = Vec::with_capacity(groups.len());
         for group in groups {
-            let answer = group.iter().try_for_each(|change| names.check(change));
+            let answer = group.iter().try_for_each(|change| so_far.check(change));
             if answer.is_ok() {
                 for change in *group {
-                    names.track(change);
+                    so_far.track(change);
                     self.put(&transaction, change, state)?;
                 }
             }
@@ -252,11 +289,12 @@ impl CatalogFile {
         let insert = |table: Table, key: uuid::Uuid, value: &dyn erased::Json| {
             insert_at(table, &key.as_bytes()[..], value)
         };
-        let remove = |table: Table, key: uuid::Uuid| -> Result<()> {
+        let remove_at = |table: Table, key: &[u8]| -> Result<()> {
             let mut table = transaction.open_table(table).map_err(|e| self.broken(e))?;
-            table.remove(&key.as_bytes()[..]).map_err(|e| self.broken(e))?;
+            table.remove(key).map_err(|e| self.broken(e))?;
             Ok(())
         };
+        let remove = |table: Table, key: uuid::Uuid| remove_at(table, &key.as_bytes()[..]);
         match change {
             Change::PutVolume(volume) => insert(VOLUMES, volume.uuid.uuid(), &**volume),
             Change::PutSnapshot(snapshot) => insert(SNAPSHOTS, snapshot.uuid.uuid(), &**snapshot),
@@ -270,9 +308,22 @@ impl CatalogFile {
             Change::PutStorage(backend, storage) => {
                 insert_at(STORAGES, backend.as_str().as_bytes(), storage)
             }
+            Change::PutSchedule(uuid, schedule) => insert(SCHEDULES, uuid.uuid(), &**schedule),
+            Change::RemoveSchedule(uuid) => remove(SCHEDULES, uuid.uuid()),
+            Change::PutRun(uuid, result) => {
+                if matches!(result.outcome, RunOutcome::Done(_)) {
+                    insert_at(RUNS, &run_key(*uuid, result.kind, Which::Good), &**result)?;
+                }
+                insert_at(RUNS, &run_key(*uuid, result.kind, Which::Last), &**result)
+            }
             Change::RemoveVolume(uuid) => {
                 remove(VOLUMES, uuid.uuid())?;
                 remove(LEDGERS, uuid.uuid())?;
+                remove(SCHEDULES, uuid.uuid())?;
+                for kind in RunKind::ALL {
+                    remove_at(RUNS, &run_key(*uuid, kind, Which::Good))?;
+                    remove_at(RUNS, &run_key(*uuid, kind, Which::Last))?;
+                }
                 for snapshot in state.snapshots(*uuid) {
                     remove(SNAPSHOTS, snapshot.uuid.uuid())?;
                 }
@@ -328,15 +379,16 @@ impl From<StorageError> for Error {
     }
 }
 
-/// Who holds which name, with what the transaction has changed so far.
-struct NameChanges<'a> {
+/// The records, with what the transaction has changed so far.
+struct SoFar<'a> {
     state: &'a State,
-    changed: HashMap<VolumeName, Option<VolumeUuid>>,
+    names: HashMap<VolumeName, Option<VolumeUuid>>,
+    removed: HashSet<VolumeUuid>,
 }
 
-impl NameChanges<'_> {
+impl SoFar<'_> {
     fn holder(&self, name: &VolumeName) -> Option<VolumeUuid> {
-        self.changed.get(name).copied().unwrap_or_else(|| self.state.name_holder(name))
+        self.names.get(name).copied().unwrap_or_else(|| self.state.name_holder(name))
     }
 
     fn check(&self, change: &Change) -> Result<()> {
@@ -347,6 +399,12 @@ impl NameChanges<'_> {
             {
                 Err(Error::conflict(format!("there is a volume {} already", volume.name)))
             }
+            // Who puts it owns no volume: this one may have gone meanwhile.
+            Change::PutRun(uuid, _)
+                if self.state.volume(*uuid).is_none() || self.removed.contains(uuid) =>
+            {
+                Err(Error::not_found(format!("there is no volume {uuid} any more")))
+            }
             _ => Ok(()),
         }
     }
@@ -354,17 +412,20 @@ impl NameChanges<'_> {
     fn track(&mut self, change: &Change) {
         let (uuid, new) = match change {
             Change::PutVolume(volume) => (volume.uuid, volume.holds_name().then_some(&volume.name)),
-            Change::RemoveVolume(uuid) => (*uuid, None),
+            Change::RemoveVolume(uuid) => {
+                self.removed.insert(*uuid);
+                (*uuid, None)
+            }
             _ => return,
         };
         // One volume changes once in a transaction: its owner waits for each commit.
         if let Some(old) = self.state.volume(uuid)
             && self.holder(&old.name) == Some(uuid)
         {
-            self.changed.insert(old.name.clone(), None);
+            self.names.insert(old.name.clone(), None);
         }
         if let Some(name) = new {
-            self.changed.insert(name.clone(), Some(uuid));
+            self.names.insert(name.clone(), Some(uuid));
         }
     }
 }

@@ -16,7 +16,7 @@ pub use state::State;
 
 use crate::error::{Error, Result};
 use crate::id::{OperationId, SnapshotUuid, StorageId, VolumeUuid};
-use crate::model::{MountLedger, Operation, Snapshot, Volume};
+use crate::model::{ActiveSchedule, MountLedger, Operation, RunResult, Snapshot, Volume};
 use crate::name::BackendName;
 use file::CatalogFile;
 
@@ -25,7 +25,7 @@ use file::CatalogFile;
 pub enum Change {
     /// A new or changed volume. Fails with `Conflict` if another volume holds its name.
     PutVolume(Box<Volume>),
-    /// A volume is no more, nor are its snapshots and its ledger.
+    /// A volume is no more, nor are its snapshots, its ledger and its schedule.
     RemoveVolume(VolumeUuid),
     /// A new or changed snapshot.
     PutSnapshot(Box<Snapshot>),
@@ -39,6 +39,12 @@ pub enum Change {
     RemoveOperation(OperationId),
     /// The storage that a backend's volumes lie on.
     PutStorage(BackendName, StorageId),
+    /// A new or changed schedule of a volume.
+    PutSchedule(VolumeUuid, Box<ActiveSchedule>),
+    /// A volume has no schedule any more.
+    RemoveSchedule(VolumeUuid),
+    /// What came of a run of a volume's schedule. Fails with `NotFound` if there is no such volume.
+    PutRun(VolumeUuid, Box<RunResult>),
 }
 
 /// The catalog of this host.

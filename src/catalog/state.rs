@@ -3,7 +3,9 @@ use std::sync::Arc;
 
 use super::Change;
 use crate::id::{OperationId, SnapshotUuid, StorageId, VolumeUuid};
-use crate::model::{MountLedger, Operation, Snapshot, Volume};
+use crate::model::{
+    ActiveSchedule, MountLedger, Operation, RunKind, RunOutcome, RunResult, Runs, Snapshot, Volume,
+};
 use crate::name::{BackendName, SnapshotName, VolumeName};
 
 /// The records as they are on disk.
@@ -15,6 +17,8 @@ pub struct State {
     ledgers: HashMap<VolumeUuid, Arc<MountLedger>>,
     operations: BTreeMap<OperationId, Arc<Operation>>,
     storages: BTreeMap<BackendName, StorageId>,
+    schedules: HashMap<VolumeUuid, Arc<ActiveSchedule>>,
+    runs: HashMap<VolumeUuid, BTreeMap<RunKind, Runs>>,
 }
 
 impl State {
@@ -68,6 +72,23 @@ impl State {
         self.storages.get(backend).copied()
     }
 
+    /// The volume's schedule, if it has one.
+    pub fn schedule(&self, volume: VolumeUuid) -> Option<&Arc<ActiveSchedule>> {
+        self.schedules.get(&volume)
+    }
+
+    /// All schedules with their volumes, in no order.
+    pub fn schedules(&self) -> impl Iterator<Item = (&Arc<Volume>, &Arc<ActiveSchedule>)> {
+        self.schedules
+            .iter()
+            .filter_map(|(uuid, schedule)| Some((self.volumes.get(uuid)?, schedule)))
+    }
+
+    /// The last runs of this kind of the volume's schedule.
+    pub fn runs(&self, volume: VolumeUuid, kind: RunKind) -> Option<&Runs> {
+        self.runs.get(&volume)?.get(&kind)
+    }
+
     pub(super) fn name_holder(&self, name: &VolumeName) -> Option<VolumeUuid> {
         self.names.get(name).copied()
     }
@@ -100,6 +121,8 @@ impl State {
                 }
                 self.snapshots.remove(&uuid);
                 self.ledgers.remove(&uuid);
+                self.schedules.remove(&uuid);
+                self.runs.remove(&uuid);
             }
             Change::PutSnapshot(snapshot) => {
                 let list = self.snapshots.entry(snapshot.volume).or_default();
@@ -138,6 +161,23 @@ impl State {
             Change::PutStorage(backend, storage) => {
                 self.storages.insert(backend, storage);
             }
+            Change::PutSchedule(uuid, schedule) => {
+                self.schedules.insert(uuid, Arc::new(*schedule));
+            }
+            Change::RemoveSchedule(uuid) => {
+                self.schedules.remove(&uuid);
+            }
+            Change::PutRun(uuid, result) => self.put_run(uuid, *result),
         }
+    }
+
+    fn put_run(&mut self, volume: VolumeUuid, result: RunResult) {
+        let kinds = self.runs.entry(volume).or_default();
+        let before = kinds.remove(&result.kind).and_then(|runs| runs.good);
+        let good = match result.outcome {
+            RunOutcome::Done(_) => Some(result.clone()),
+            RunOutcome::Failed(_) => before,
+        };
+        kinds.insert(result.kind, Runs { last: result, good });
     }
 }

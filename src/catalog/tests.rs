@@ -7,7 +7,7 @@ use super::file::CatalogFile;
 use super::*;
 use crate::error::ErrorKind;
 use crate::id::Generation;
-use crate::model::{Content, VolumeState};
+use crate::model::{Content, RunKind, RunOutcome, Runs, Schedule, VolumeState};
 use crate::options::{OnRemove, Ownership};
 
 pub(super) fn volume(number: u128, name: &str) -> Volume {
@@ -109,12 +109,12 @@ fn a_second_opening_a_damaged_and_a_newer_catalog_are_clear_errors() {
     fn nothing(_: &redb::WriteTransaction) -> Result<()> {
         Ok(())
     }
-    let newer = CatalogFile::open_or_make_with(&path, &[nothing, nothing]).unwrap();
+    let newer = CatalogFile::open_or_make_with(&path, &[nothing, nothing, nothing]).unwrap();
     drop(newer);
-    assert!(directory.path().join("catalog.format-2.redb").exists(), "a migration keeps a copy");
+    assert!(directory.path().join("catalog.format-3.redb").exists(), "a migration keeps a copy");
     let error = Catalog::open(&path).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.full_message().contains("format 3"), "{}", error.full_message());
+    assert!(error.full_message().contains("format 4"), "{}", error.full_message());
 
     for damage in [&b"not a catalog at all"[..], b"", &[0; 8192]] {
         std::fs::write(&path, damage).unwrap();
@@ -164,4 +164,70 @@ async fn a_catalog_of_the_first_format_is_migrated_with_all_that_is_in_it() {
     drop(catalog);
     let catalog = Catalog::open(&path).unwrap();
     assert_eq!(catalog.read(|state| state.storage(&backend)), Some(storage));
+}
+
+fn schedule(every: &str) -> ActiveSchedule {
+    let schedule = Schedule { snapshot: Some(every.parse().unwrap()), ..Schedule::default() };
+    ActiveSchedule::begin(schedule, None, Timestamp::UNIX_EPOCH)
+}
+
+fn run(kind: RunKind, second: i64, outcome: RunOutcome) -> RunResult {
+    let at = Timestamp::from_second(second).unwrap();
+    RunResult { kind, started: at, finished: at, outcome }
+}
+
+#[tokio::test]
+async fn schedules_and_their_last_runs_are_kept_and_go_with_their_volume() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("catalog.redb");
+    let catalog = Catalog::open(&path).unwrap();
+    let (a, b) = (volume(1, "a"), volume(2, "b"));
+    let good = run(RunKind::Snapshot, 5, RunOutcome::Done("auto".to_owned()));
+    let bad = run(RunKind::Snapshot, 9, RunOutcome::Failed("no room".to_owned()));
+    let never = run(RunKind::Backup, 7, RunOutcome::Failed("no network".to_owned()));
+    for one in [&a, &b] {
+        catalog
+            .commit(vec![put(one), Change::PutSchedule(one.uuid, Box::new(schedule("1h")))])
+            .await
+            .unwrap();
+        for result in [&good, &bad, &never] {
+            catalog.commit(vec![Change::PutRun(one.uuid, Box::new(result.clone()))]).await.unwrap();
+        }
+    }
+    catalog.commit(vec![Change::PutSchedule(a.uuid, Box::new(schedule("2h")))]).await.unwrap();
+    catalog.commit(vec![Change::RemoveVolume(b.uuid)]).await.unwrap();
+    // A run that ends when its volume is gone leaves nothing.
+    let late = catalog.commit(vec![Change::PutRun(b.uuid, Box::new(good.clone()))]).await;
+    assert_eq!(late.unwrap_err().kind(), ErrorKind::NotFound);
+    let mut catalog = Some(catalog);
+    for _ in 0..2 {
+        catalog.take().unwrap().read(|state| {
+            assert_eq!(state.schedules().count(), 1);
+            assert_eq!(**state.schedule(a.uuid).unwrap(), schedule("2h"));
+            let snapshots = Runs { last: bad.clone(), good: Some(good.clone()) };
+            assert_eq!(state.runs(a.uuid, RunKind::Snapshot), Some(&snapshots));
+            let backups = Runs { last: never.clone(), good: None };
+            assert_eq!(state.runs(a.uuid, RunKind::Backup), Some(&backups));
+            assert_eq!(state.runs(b.uuid, RunKind::Snapshot), None);
+        });
+        catalog = Some(Catalog::open(&path).unwrap());
+    }
+    let catalog = catalog.unwrap();
+    catalog.commit(vec![Change::RemoveSchedule(a.uuid)]).await.unwrap();
+    drop(catalog);
+    assert_eq!(Catalog::open(&path).unwrap().read(|state| state.schedules().count()), 0);
+}
+
+#[tokio::test]
+async fn a_catalog_of_the_second_format_gets_room_for_schedules() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("catalog.redb");
+    let mut second = CatalogFile::open_or_make_with(&path, &super::file::MIGRATIONS[..1]).unwrap();
+    second.write(&[&[put(&volume(1, "a"))]], &State::default()).unwrap();
+    drop(second);
+    let catalog = Catalog::open(&path).unwrap();
+    assert_eq!(names(&catalog), ["a"]);
+    let put = Change::PutSchedule(volume(1, "a").uuid, Box::new(schedule("1h")));
+    catalog.commit(vec![put]).await.unwrap();
+    assert_eq!(catalog.read(|state| state.schedules().count()), 1);
 }

@@ -1,5 +1,7 @@
 //! What can be typed.
 
+mod schedule;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -8,8 +10,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::flags::ConfigFlags;
 use crate::error::Error;
 use crate::id::{MountId, OperationId, VolumeUuid};
-use crate::name::{BackendName, SnapshotRef, VolumeName};
+use crate::name::{BackendName, HookName, SnapshotRef, VolumeName};
 use crate::units::ByteSize;
+pub(super) use schedule::{Schedule, Settings};
 
 /// Container volumes that outlive their containers and their host
 ///
@@ -77,6 +80,9 @@ Examples:
     /// Make, show, restore and remove snapshots
     #[command(subcommand)]
     Snapshot(Snapshot),
+    /// Have snapshots and backups made again and again
+    #[command(subcommand)]
+    Schedule(Schedule),
     /// Show, grow, check and mend the pools that volumes share
     #[command(subcommand)]
     Pool(Pool),
@@ -274,10 +280,14 @@ pub(super) enum Snapshot {
     /// Cut a snapshot of a volume, in use or not
     #[command(after_help = "\
 Examples:
-  holdfast snapshot create pgdata@before-upgrade")]
+  holdfast snapshot create pgdata@before-upgrade
+  holdfast snapshot create pgdata@before-upgrade --hook postgres")]
     Create {
         #[command(flatten)]
         which: Which,
+        /// What runs before and after it, by its name in the configuration [default: the volume's]
+        #[arg(long, value_name = "NAME", value_parser = parsed::<HookName>)]
+        hook: Option<HookName>,
         #[command(flatten)]
         detach: Detach,
     },

@@ -11,6 +11,7 @@ mod operation;
 mod pool;
 mod print;
 mod progress;
+mod schedule;
 mod snapshot;
 mod status;
 mod volume;
@@ -95,6 +96,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         match &arguments.command {
             Command::Volume(asked) => volume::run(&session, asked).await,
             Command::Snapshot(asked) => snapshot::run(&session, asked).await,
+            Command::Schedule(asked) => schedule::run(&session, asked).await,
             Command::Pool(asked) => pool::run(&session, asked).await,
             Command::Events(asked) => events::run(&session, asked).await,
             Command::Operation(asked) => operation::run(&session, asked).await,

@@ -6,14 +6,14 @@ use super::exit::Failure;
 use super::print::{or_dash, pairs, table};
 use crate::api::admin::Changed;
 use crate::engine::view::SnapshotView;
-use crate::model::SnapshotOrigin;
 
 pub(super) async fn run(session: &Session, asked: &Snapshot) -> Result<(), Failure> {
     let client = &session.client;
     let name_of = |changed: &Changed| changed.name.clone();
     match asked {
-        Snapshot::Create { which, detach } => {
-            session.change(*detach, |how| client.cut(how, &which.snapshot), name_of).await
+        Snapshot::Create { which, hook, detach } => {
+            let cut = |how| client.cut(how, &which.snapshot, hook.as_ref());
+            session.change(*detach, cut, name_of).await
         }
         Snapshot::Rm { which, detach } => {
             session
@@ -37,19 +37,12 @@ pub(super) async fn run(session: &Session, asked: &Snapshot) -> Result<(), Failu
     }
 }
 
-fn origin(snapshot: &SnapshotView) -> String {
-    match snapshot.origin {
-        SnapshotOrigin::User => "user".to_owned(),
-        SnapshotOrigin::Safety => "safety".to_owned(),
-    }
-}
-
 fn list(snapshots: &[SnapshotView]) -> String {
     let rows = snapshots.iter().map(|snapshot| {
         [
             format!("{}@{}", snapshot.volume, snapshot.name),
             or_dash(snapshot.size),
-            origin(snapshot),
+            snapshot.origin.as_str().to_owned(),
             snapshot.created.to_string(),
         ]
     });
@@ -62,7 +55,7 @@ fn details(snapshot: &SnapshotView) -> String {
         ("Name", snapshot.name.to_string()),
         ("UUID", snapshot.uuid.to_string()),
         ("Size", or_dash(snapshot.size)),
-        ("Origin", origin(snapshot)),
+        ("Origin", snapshot.origin.as_str().to_owned()),
         ("Created", snapshot.created.to_string()),
     ])
 }

@@ -6,9 +6,10 @@ use super::Session;
 use super::args::{Detach, Source, Volume, Words};
 use super::exit::{self, Failure};
 use super::print::{or_dash, pairs, table};
+use super::schedule::last;
 use crate::api::admin::{Changed, CreateVolume};
 use crate::client::Answer;
-use crate::engine::view::{VolumeDetails, VolumeSummary};
+use crate::engine::view::{ScheduleView, VolumeDetails, VolumeSummary};
 use crate::error::{Error, Result};
 use crate::name::VolumeName;
 use crate::units::ByteSize;
@@ -159,6 +160,7 @@ fn details(volume: &VolumeDetails) -> String {
     };
     let mounts = volume.mounts.iter().map(|mount| format!("{} ({})", mount.id, mount.count));
     let snapshots = volume.snapshots.iter().map(|snapshot| snapshot.name.to_string());
+    let runs = volume.last_snapshot_run.iter().chain(&volume.last_backup_run);
     pairs(&[
         ("Name", volume.name.to_string()),
         ("UUID", volume.uuid.to_string()),
@@ -178,5 +180,20 @@ fn details(volume: &VolumeDetails) -> String {
         ("Labels", words(&volume.labels)),
         ("Created", volume.created.to_string()),
         ("Last backup", or_dash(volume.last_backup)),
+        ("Schedule", or_dash(volume.schedule.as_ref().map(schedule))),
+        ("Last runs", list(runs.map(|run| format!("{} {}", run.kind, last(run))).collect())),
     ])
+}
+
+/// `snapshot 1h, backup 0 3 * * * to main, keep 24h,7d`
+fn schedule(schedule: &ScheduleView) -> String {
+    let to = schedule.repository.as_ref().map(|name| format!(" to {name}")).unwrap_or_default();
+    let keep = Some(schedule.keep).filter(|keep| !keep.is_empty());
+    let parts = [
+        schedule.snapshot_every.as_ref().map(|timing| format!("snapshot {timing}")),
+        schedule.backup_every.as_ref().map(|timing| format!("backup {timing}{to}")),
+        keep.map(|keep| format!("keep {keep}")),
+        schedule.hook.as_ref().map(|hook| format!("hook {hook}")),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

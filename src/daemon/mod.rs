@@ -21,10 +21,13 @@ use crate::api::{Gate, GateKeeper, admin, docker};
 use crate::catalog::Catalog;
 use crate::clock;
 use crate::config::{self, Config, LogFormat, LogLevel};
-use crate::engine::{self, Engine, EngineConfig, Environment, RebuildReport, Unreadable};
+use crate::engine::{
+    self, Engine, EngineConfig, Environment, RebuildReport, Repositories, Unreadable,
+};
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::linux::{Host, LinuxHost, LockFile};
+use crate::repository::Repository;
 use crate::telemetry;
 use sockets::{Inherited, Socket};
 
@@ -235,10 +238,23 @@ async fn start(config: &Config, choice: CatalogChoice, host: Arc<dyn Host>) -> R
         trash_after: config.trash_after,
         mount_grace: config.mount_grace,
         freeze_limit: config.loop_freeze_limit,
+        hooks: config.hooks.clone(),
+        repositories: repositories(config),
     };
     let engine = Engine::start(config, environment, catalog, backends).await?;
     report.left.into_iter().chain(warnings).for_each(|warning| engine.warn(warning));
     Ok(engine)
+}
+
+/// The repositories of the configuration; each is opened when it is first used.
+fn repositories(config: &Config) -> Repositories {
+    let node = config.node.as_str();
+    let all = config.repositories.iter().map(|(name, repository)| {
+        let settings = repository.settings(name.clone(), node.to_owned());
+        Repository::new(settings, tokio::runtime::Handle::current())
+    });
+    let concurrency = config.backup_concurrency.get();
+    Repositories::new(all.collect(), config.default_repository.clone(), concurrency)
 }
 
 fn exists(path: &Path) -> Result<bool> {

@@ -7,6 +7,7 @@ use super::change::Work;
 use super::create::put;
 use super::snapshot::put_snapshot;
 use crate::backend::{Backend, Description, Locator, Presence};
+use crate::catalog;
 use crate::error::{Error, Result};
 use crate::id::VolumeUuid;
 use crate::model::{Outcome, Volume, VolumeState};
@@ -51,7 +52,8 @@ impl Work {
                 known.state.as_str()
             )));
         }
-        let (backend, Description { volume, snapshots, .. }) = self.engine.held(uuid).await?;
+        let (backend, Description { volume, snapshots, schedule, .. }) =
+            self.engine.held(uuid).await?;
         let backend_name = backend.name().clone();
         let volume = Volume { name, state: VolumeState::Ready, backend: backend_name, ..volume };
         if backend.inspect(Locator::from(&volume)).await? == Presence::Absent {
@@ -59,6 +61,8 @@ impl Work {
         }
         let snapshots = snapshots.iter().filter(|snapshot| snapshot.complete);
         let mut record: Vec<_> = snapshots.map(put_snapshot).collect();
+        let schedule = schedule.map(Box::new);
+        record.extend(schedule.map(|s| catalog::Change::PutSchedule(volume.uuid, s)));
         record.push(put(&volume));
         catalog
             .commit(record)

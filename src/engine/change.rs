@@ -8,6 +8,8 @@ use tokio::sync::oneshot;
 
 use super::Engine;
 use super::mount::Grant;
+use super::owner::Ownership;
+use super::registry::Entry;
 use super::remove::SnapshotsToo;
 use crate::backend::{Backend, Description, PoolCheck};
 use crate::catalog;
@@ -15,17 +17,17 @@ use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
 use crate::id::{MountId, OperationId, VolumeUuid};
 use crate::model::{
-    Holder, Operation, OperationKind, Outcome, Progress, Snapshot, Subject, Volume,
+    Holder, Operation, OperationKind, Outcome, Progress, Snapshot, SnapshotOrigin, Subject, Volume,
 };
-use crate::name::{BackendName, SnapshotName, SnapshotRef, VolumeName};
+use crate::name::{BackendName, HookName, SnapshotName, SnapshotRef, VolumeName};
 use crate::options::VolumeOptions;
 use crate::units::ByteSize;
 
 /// How long a change waits for the one before it: less than Docker waits for Create and Mount (two
 /// minutes; moby `daemon/volume/drivers/proxy.go`).
-const LONG_PATIENCE: Duration = Duration::from_secs(105);
+pub(super) const LONG_PATIENCE: Duration = Duration::from_secs(105);
 /// The same for Remove and Unmount, for which Docker waits a minute.
-const SHORT_PATIENCE: Duration = Duration::from_secs(50);
+pub(super) const SHORT_PATIENCE: Duration = Duration::from_secs(50);
 
 /// A change to be made to one volume, or to a pool.
 ///
@@ -35,6 +37,7 @@ const SHORT_PATIENCE: Duration = Duration::from_secs(50);
 pub struct Change {
     engine: Engine,
     id: OperationId,
+    scheduled: bool,
 }
 
 /// A change at work, as the owner of what it changes.
@@ -47,12 +50,27 @@ pub(super) struct Work {
 
 impl Change {
     pub(super) fn new(engine: Engine, id: OperationId) -> Self {
-        Self { engine, id }
+        Self { engine, id, scheduled: false }
+    }
+
+    /// The same, asked for by a volume's schedule and not by a user.
+    #[must_use]
+    pub(super) fn scheduled(self) -> Self {
+        Self { scheduled: true, ..self }
     }
 
     /// What the change can be watched by.
     pub fn id(&self) -> OperationId {
         self.id
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Whether a volume's schedule asks for it: what it makes is then deleted when its time is over.
+    pub fn is_scheduled(&self) -> bool {
+        self.scheduled
     }
 
     /// Makes a volume, empty or with the content that the options name. `Unchanged` if it exists
@@ -71,6 +89,7 @@ impl Change {
         names.extend(source);
         self.run("create", names, LONG_PATIENCE, |work| async move {
             let outcome = work.create(name.clone(), options, labels).await?;
+            work.engine.inner.scheduler.wake();
             work.tell_change(
                 outcome,
                 "volume.created",
@@ -194,14 +213,15 @@ impl Change {
         .await
     }
 
-    /// Cuts a snapshot.
+    /// Cuts a snapshot, between the programs of `hook` or else of the one that the volume has.
     ///
     /// # Errors
     /// `Conflict` if there is one of that name; `Unsupported` if its backend has none; `Busy` if a
-    /// mounted volume would be frozen for too long.
-    pub async fn snapshot(self, reference: SnapshotRef) -> Result<Outcome> {
+    /// mounted volume would be frozen for too long; `Invalid` if there is no such hook; whatever the
+    /// program before it says.
+    pub async fn snapshot(self, reference: SnapshotRef, hook: Option<HookName>) -> Result<Outcome> {
         self.run("snapshot", vec![reference.volume.clone()], LONG_PATIENCE, |work| async move {
-            let outcome = work.snapshot(&reference).await?;
+            let outcome = work.snapshot(&reference, hook, SnapshotOrigin::User).await?;
             let text = format!("snapshot {reference} was cut");
             work.tell_change(outcome, "snapshot.created", &reference, text);
             Ok(outcome)
@@ -297,7 +317,7 @@ impl Change {
     }
 
     /// Runs `work` as the owner of `subjects`, the first of which is what it changes.
-    async fn run_on<T, F, R>(
+    pub(super) async fn run_on<T, F, R>(
         self,
         kind: &'static str,
         subjects: Vec<Subject>,
@@ -309,43 +329,87 @@ impl Change {
         F: FnOnce(Work) -> R + Send + 'static,
         R: Future<Output = Result<T>> + Send,
     {
-        let Self { engine, id } = self;
-        let now = engine.inner.environment.clock.now();
+        let Self { engine, id, .. } = self;
         let subject = subjects.first().cloned().ok_or_else(|| Error::internal("nothing named"))?;
+        let begun = Begun::new(engine, id, kind, subject)?;
+        match begun.engine.inner.owners.acquire(&subjects, kind, patience).await {
+            Ok(ownership) => begun.run(Some((ownership, subjects)), work).await,
+            Err(error) => begun.end(Err(error)),
+        }
+    }
+
+    /// Runs `work`, which becomes an owner itself where it has to be one.
+    pub(super) async fn run_unowned<T, F, R>(
+        self,
+        kind: &'static str,
+        subject: Subject,
+        work: F,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Work) -> R + Send + 'static,
+        R: Future<Output = Result<T>> + Send,
+    {
+        Begun::new(self.engine, self.id, kind, subject)?.run(None, work).await
+    }
+}
+
+/// A change that others can see.
+struct Begun {
+    engine: Engine,
+    id: OperationId,
+    kind: &'static str,
+    subject: Subject,
+    entry: Entry,
+}
+
+impl Begun {
+    fn new(engine: Engine, id: OperationId, kind: &'static str, subject: Subject) -> Result<Self> {
+        let now = engine.inner.environment.clock.now();
         let entry = engine.inner.registry.begin(id, kind, subject.clone(), now)?;
-        let failed = {
-            let node = engine.inner.config.node.clone();
-            let what = subject.short();
-            move |error: Error| error.context(format!("cannot {kind} {what} on node {node}"))
-        };
-        let ownership = match engine.inner.owners.acquire(&subjects, kind, patience).await {
-            Ok(ownership) => ownership,
-            Err(error) => {
-                let result = Err(failed(error));
-                engine.tell_failure(&subject, &result);
-                entry.end(engine.inner.environment.clock.now(), &result);
-                return result;
-            }
-        };
+        Ok(Self { engine, id, kind, subject, entry })
+    }
+
+    /// Runs `work` as a task of its own, to its end whoever waits for it.
+    async fn run<T, F, R>(self, owned: Option<(Ownership, Vec<Subject>)>, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Work) -> R + Send + 'static,
+        R: Future<Output = Result<T>> + Send,
+    {
         let (answer, caller) = oneshot::channel();
         tokio::spawn(async move {
-            let progress = Arc::clone(entry.progress());
-            let started = Work { engine: engine.clone(), id, progress };
-            let result = match started.settle(&subjects).await {
+            let progress = Arc::clone(self.entry.progress());
+            let started = Work { engine: self.engine.clone(), id: self.id, progress };
+            let settled = match &owned {
+                Some((_, subjects)) => started.settle(subjects).await,
+                None => Ok(()),
+            };
+            let result = match settled {
                 Ok(()) => work(started).await,
                 Err(error) => Err(error),
-            }
-            .map_err(failed);
+            };
+            let id = self.id;
+            let result = self.end(result);
             if let Err(error) = &result {
                 tracing::warn!(operation = %id, "{}", error.full_message());
             }
-            engine.tell_failure(&subject, &result);
-            entry.end(engine.inner.environment.clock.now(), &result);
-            drop(ownership);
+            drop(owned);
             // What nobody waits for is dropped here; a mount's grant then undoes itself.
             let _ = answer.send(result);
         });
         caller.await.map_err(|_| Error::internal("the operation ended without an answer"))?
+    }
+
+    /// Tells how it ended.
+    fn end<T>(self, result: Result<T>) -> Result<T> {
+        let (kind, node) = (self.kind, &self.engine.inner.config.node);
+        let what = self.subject.short();
+        let result =
+            result.map_err(|error| error.context(format!("cannot {kind} {what} on node {node}")));
+        self.engine.tell_failure(&self.subject, &result);
+        self.entry.end(self.engine.inner.environment.clock.now(), &result);
+        result
     }
 }
 
@@ -363,6 +427,15 @@ impl Work {
         }
     }
 
+    /// Makes this change the owner of a volume for as long as the answer lives.
+    pub(super) async fn own(&self, name: &VolumeName, kind: &'static str) -> Result<Ownership> {
+        let subjects = [Subject::Volume(name.clone())];
+        let owners = &self.engine.inner.owners;
+        let ownership = owners.acquire(&subjects, kind, LONG_PATIENCE).await?;
+        self.settle(&subjects).await?;
+        Ok(ownership)
+    }
+
     /// Finishes or undoes what earlier operations left of these volumes.
     async fn settle(&self, subjects: &[Subject]) -> Result<()> {
         let left: Vec<Arc<Operation>> = self.engine.inner.catalog.read(|state| {
@@ -375,7 +448,9 @@ impl Work {
             };
             state.operations().filter(|operation| touches(operation)).cloned().collect()
         });
-        for operation in left {
+        // A backup on its way owns nothing, and is not left by anybody.
+        let running = |operation: &Operation| self.engine.inner.registry.is_running(operation.id);
+        for operation in left.into_iter().filter(|operation| !running(operation)) {
             self.engine.recover(&operation).await.map_err(|error| {
                 error.context(format!(
                     "an earlier {} of volume {} cannot be cleaned up",
@@ -467,10 +542,11 @@ impl Engine {
 
     /// `volume` and its complete snapshots as recorded.
     pub(super) fn description(&self, volume: &Volume) -> Description {
-        let snapshots = self.inner.catalog.read(|state| {
+        let (snapshots, schedule) = self.inner.catalog.read(|state| {
             let complete = state.snapshots(volume.uuid).iter().filter(|s| s.complete);
-            complete.map(|snapshot| (**snapshot).clone()).collect()
+            let snapshots = complete.map(|snapshot| (**snapshot).clone()).collect();
+            (snapshots, state.schedule(volume.uuid).map(|schedule| (**schedule).clone()))
         });
-        Description { volume: volume.clone(), snapshots, retained: false }
+        Description { volume: volume.clone(), snapshots, retained: false, schedule }
     }
 }

@@ -11,7 +11,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::Step;
 use crate::id::Generation;
 use crate::linux::FilesystemSpec;
-use crate::model::{Content, OperationKind, Outcome, Snapshot, Volume, VolumeState};
+use crate::model::{
+    ActiveSchedule, Content, OperationKind, Outcome, Snapshot, Volume, VolumeState,
+};
 use crate::name::VolumeName;
 use crate::options::{ContentSource, FilesystemKind, VolumeOptions};
 use crate::units::ByteSize;
@@ -42,10 +44,12 @@ impl Work {
             Some(source) => Some(self.find_source(source)?),
             None => None,
         };
+        let asked = options.clone();
         let volume = self.plan(name, options, labels, source.as_ref())?;
+        let schedule = self.engine.schedule_of(&asked, self.backend(&volume)?.as_ref())?;
         match source {
-            None => self.create_empty(volume).await,
-            Some(source) => self.create_clone(volume, &source).await,
+            None => self.create_empty(volume, schedule).await,
+            Some(source) => self.create_clone(volume, schedule, &source).await,
         }
     }
 
@@ -199,9 +203,13 @@ impl Work {
         })
     }
 
-    async fn create_empty(&self, mut volume: Volume) -> Result<Outcome> {
+    async fn create_empty(
+        &self,
+        mut volume: Volume,
+        schedule: Option<ActiveSchedule>,
+    ) -> Result<Outcome> {
         let kind = OperationKind::Create { frozen: None };
-        let record = vec![put(&volume)];
+        let record = put_new(&volume, schedule);
         let operation = self.intend(Step::CreateIntent, &volume, kind, record).await?;
         let made = async {
             let backend = self.backend(&volume)?;
@@ -280,7 +288,12 @@ impl Work {
         }
     }
 
-    async fn create_clone(&self, mut volume: Volume, source: &Source) -> Result<Outcome> {
+    async fn create_clone(
+        &self,
+        mut volume: Volume,
+        schedule: Option<ActiveSchedule>,
+        source: &Source,
+    ) -> Result<Outcome> {
         let backend = self.backend(&volume)?;
         let snapshots = backend.snapshots().ok_or_else(|| {
             Error::unsupported(format!("the backend {} cannot clone", volume.backend))
@@ -296,7 +309,7 @@ impl Work {
             Some(_) => false,
         };
         let kind = OperationKind::Create { frozen: frozen.then_some(source.volume.uuid) };
-        let record = vec![put(&volume)];
+        let record = put_new(&volume, schedule);
         let operation = self.intend(Step::CloneIntent, &volume, kind, record).await?;
         let made = async {
             let steps = [Step::CloneFreeze, Step::CloneCopy, Step::CloneThaw];
@@ -383,6 +396,11 @@ impl Attachment {
 
 pub(super) fn put(volume: &Volume) -> catalog::Change {
     catalog::Change::PutVolume(Box::new(volume.clone()))
+}
+
+fn put_new(volume: &Volume, schedule: Option<ActiveSchedule>) -> Vec<catalog::Change> {
+    let schedule = schedule.map(|s| catalog::Change::PutSchedule(volume.uuid, Box::new(s)));
+    std::iter::once(put(volume)).chain(schedule).collect()
 }
 
 fn default_flag(key: &str) -> Option<String> {

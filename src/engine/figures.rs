@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use super::Engine;
 use super::view::PoolView;
-use crate::name::BackendName;
+use crate::model::RunKind;
+use crate::name::{BackendName, VolumeName};
 
 /// How old the pools' levels may be before they are asked for again.
 const POOLS_AGE: Duration = Duration::from_secs(10);
@@ -36,6 +37,10 @@ pub struct Figures {
     pub running: BTreeMap<Work, u64>,
     /// Operations that are over since the start, and whether they failed.
     pub over: BTreeMap<(Work, bool), u64>,
+    /// Runs of schedules that are over since the start, and whether they failed.
+    pub scheduled: BTreeMap<(RunKind, bool), u64>,
+    /// How old the last backup by its schedule is, of each volume that has one.
+    pub backup_ages: BTreeMap<VolumeName, Duration>,
     /// The pools, as they were some seconds ago.
     pub pools: Vec<PoolView>,
 }
@@ -44,6 +49,7 @@ impl Engine {
     /// Numbers of this node. Asks no backend, but for the pools when it is called first.
     pub async fn figures(&self) -> Figures {
         let boot = self.inner.environment.host.boot_id();
+        let now = self.inner.environment.clock.now();
         let mut figures = self.inner.catalog.read(|state| {
             let mut figures = Figures::default();
             for volume in state.volumes() {
@@ -52,9 +58,18 @@ impl Engine {
             }
             let mounted = state.ledgers().filter(|(_, ledger)| ledger.boot == boot);
             figures.mounted = mounted.count() as u64;
+            let ready = state.named_volumes().filter(|volume| volume.is_ready());
+            let ages = ready.filter_map(|volume| {
+                let made = state.runs(volume.uuid, RunKind::Backup)?.good.as_ref()?.started;
+                // Of a backup that is to come, by a clock that was set back, it is nothing.
+                let age = Duration::try_from(now.duration_since(made)).unwrap_or_default();
+                Some((volume.name.clone(), age))
+            });
+            figures.backup_ages = ages.collect();
             figures
         });
         (figures.running, figures.over) = self.inner.registry.counts();
+        figures.scheduled = self.inner.scheduler.counts();
         figures.pools = self.pools_lately().await;
         figures
     }

@@ -12,6 +12,7 @@ mod create;
 mod events;
 mod figures;
 mod freeze;
+mod hook;
 mod mount;
 mod owner;
 mod pool;
@@ -21,6 +22,7 @@ mod recovery;
 mod registry;
 mod remove;
 mod resize;
+mod schedule;
 mod snapshot;
 mod storage;
 #[cfg(test)]
@@ -32,7 +34,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-pub use backup::Verify;
+pub use backup::{Repositories, Verify};
 pub use change::Change;
 pub use events::{Events, Follower};
 pub use figures::{Figures, Work};
@@ -47,17 +49,18 @@ use crate::clock::{Clock, Entropy};
 use crate::error::{Error, Result};
 use crate::id::{OperationId, VolumeUuid};
 use crate::linux::Host;
-use crate::model::Volume;
-use crate::name::{BackendName, VolumeName};
+use crate::model::{HookConfig, Volume};
+use crate::name::{BackendName, HookName, VolumeName};
 use freeze::Freezes;
 use owner::Owners;
 use registry::Registry;
+use schedule::Scheduler;
 
 /// How long a backend may take to let go of what it has.
 const BACKEND_STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// What an administrator decides about the engine.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct EngineConfig {
     /// This node's name.
     pub node: String,
@@ -72,6 +75,10 @@ pub struct EngineConfig {
     pub mount_grace: Duration,
     /// How long a mounted filesystem may be frozen for a snapshot that has to copy.
     pub freeze_limit: Duration,
+    /// The programs that can run before and after a snapshot.
+    pub hooks: BTreeMap<HookName, HookConfig>,
+    /// Where backups go.
+    pub repositories: Repositories,
 }
 
 /// The world outside, as arguments, so that the same engine runs in a simulation.
@@ -101,6 +108,7 @@ struct Inner {
     registry: Arc<Registry>,
     events: Arc<Events>,
     freezes: Freezes,
+    scheduler: Arc<Scheduler>,
     usage: Mutex<read::UsageCache>,
     sources: Mutex<read::SourceCache>,
     pools: Mutex<figures::PoolCache>,
@@ -141,6 +149,7 @@ impl Engine {
                 registry: Arc::default(),
                 events,
                 freezes: Freezes::default(),
+                scheduler: Arc::default(),
                 usage: Mutex::default(),
                 sources: Mutex::default(),
                 pools: Mutex::default(),
@@ -151,12 +160,14 @@ impl Engine {
         engine.tell_of_unavailable();
         engine.reconcile().await?;
         engine.look_for_unknown();
+        engine.keep_schedules();
         Ok(engine)
     }
 
-    /// Waits until no operation runs, or `limit` is over. What still runs then is recovered at the
+    /// Begins nothing more by itself, and waits until no operation runs, or `limit` is over. What still runs then is recovered at the
     /// next start.
     pub async fn stop(&self, limit: Duration) {
+        self.inner.scheduler.end();
         let idle = async {
             while !self.inner.registry.is_idle() {
                 tokio::time::sleep(Duration::from_millis(20)).await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Engine;
+use super::schedule::last_run;
 use super::view::{
     BackendView, MountView, OperationState, OperationView, SnapshotView, StatusView, VolumeDetails,
     VolumeSummary,
@@ -14,7 +15,7 @@ use crate::backend::{Locator, MountSource, Presence, Usage};
 use crate::catalog::State;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BootId, OperationId, VolumeUuid};
-use crate::model::{MountLedger, Snapshot, Subject, Volume};
+use crate::model::{MountLedger, RunKind, Snapshot, Subject, Volume};
 use crate::name::{SnapshotRef, VolumeName};
 
 /// How long a reader waits for a backend before it answers without it (rule 11).
@@ -73,12 +74,18 @@ impl Engine {
     pub async fn details(&self, name: &VolumeName) -> Result<VolumeDetails> {
         let volume = self.ready(name)?;
         let boot = self.inner.environment.host.boot_id();
-        let (ledger, snapshots) = self.inner.catalog.read(|state| {
+        let now = self.inner.environment.clock.now();
+        let (ledger, snapshots, schedule, runs) = self.inner.catalog.read(|state| {
             (
                 held_ledger(state, &volume, boot).cloned(),
                 snapshot_views(state, &volume).collect::<Vec<_>>(),
+                state
+                    .schedule(volume.uuid)
+                    .map(|active| self.schedule_view(state, &volume, active, now)),
+                RunKind::ALL.map(|kind| last_run(state, &volume, kind)),
             )
         });
+        let [last_snapshot_run, last_backup_run] = runs;
         let usage = self.usage(&volume).await;
         let (usage, health) = match usage {
             Ok(usage) => (Some(usage), "ok".to_owned()),
@@ -114,6 +121,9 @@ impl Engine {
             labels: volume.labels.clone(),
             created: volume.created,
             last_backup: None,
+            schedule,
+            last_snapshot_run,
+            last_backup_run,
         })
     }
 
@@ -193,6 +203,7 @@ impl Engine {
         });
         let mut warnings =
             self.inner.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        warnings.extend(self.schedule_warnings());
         match tokio::time::timeout(BACKEND_PATIENCE, self.stray_warnings()).await {
             Ok(Ok(strays)) => warnings.extend(strays),
             Ok(Err(error)) => warnings.push(error.full_message()),

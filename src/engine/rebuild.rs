@@ -118,7 +118,7 @@ async fn take_up(
     description: Description,
     report: &mut RebuildReport,
 ) -> Result<()> {
-    let Description { volume, snapshots, .. } = description;
+    let Description { volume, snapshots, schedule, .. } = description;
     let state = match volume.state {
         VolumeState::Trashed { since } => VolumeState::Trashed { since },
         _ => VolumeState::Ready,
@@ -128,6 +128,8 @@ async fn take_up(
     let snapshots = snapshots.into_iter().filter(|snapshot| snapshot.complete);
     let mut changes: Vec<Change> =
         snapshots.map(|snapshot| Change::PutSnapshot(Box::new(snapshot))).collect();
+    let schedule = schedule.map(|schedule| Change::PutSchedule(volume.uuid, Box::new(schedule)));
+    changes.extend(schedule);
     changes.push(Change::PutVolume(Box::new(volume.clone())));
     match catalog.commit(changes.clone()).await {
         Err(error) if error.kind() == ErrorKind::Conflict => {

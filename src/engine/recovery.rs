@@ -206,15 +206,20 @@ impl Engine {
     pub(super) async fn recover(&self, operation: &Operation) -> Result<()> {
         let (open, volume) = self.inner.catalog.read(|state| {
             (
-                state.operations().any(|other| other.id == operation.id),
+                // As it is recorded now: what is behind it is not done twice.
+                state.operations().find(|other| other.id == operation.id).cloned(),
                 state.volume(operation.volume).cloned(),
             )
         });
-        if !open {
-            return Ok(());
-        }
+        let Some(operation) = open.as_deref() else { return Ok(()) };
         // While this fails the operation stays recorded, and is tried again.
         self.thaw_after(operation).await?;
+        if let Some(volume) = &volume
+            && operation.hook().is_some()
+        {
+            self.run_after(operation, volume).await;
+            self.end_hook(operation).await?;
+        }
         let mut changes = match &volume {
             None => vec![],
             Some(volume) => self.recover_volume(operation, volume).await?,
@@ -254,7 +259,7 @@ impl Engine {
                 }
                 Ok(vec![])
             }
-            OperationKind::Snapshot { snapshot } => {
+            OperationKind::Snapshot { snapshot, .. } => {
                 let snapshots = backend.snapshots().ok_or_else(no_snapshots)?;
                 self.describe(volume, None, None).await?;
                 snapshots.delete_snapshot(volume.uuid, *snapshot).await?;
@@ -298,8 +303,11 @@ impl Engine {
                 self.describe(&grown, None, None).await?;
                 Ok(vec![put(&grown)])
             }
+            OperationKind::Backup { snapshot, made } => {
+                self.undo_backup(volume, snapshot, *made).await
+            }
             // The record is the truth, whether it has changed or not.
-            OperationKind::Rename | OperationKind::Undelete => {
+            OperationKind::Rename | OperationKind::Undelete | OperationKind::Schedule => {
                 self.describe(volume, None, None).await?;
                 Ok(vec![])
             }

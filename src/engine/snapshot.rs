@@ -9,11 +9,18 @@ use crate::error::{Error, Result};
 use crate::failpoint::Step;
 use crate::id::SnapshotUuid;
 use crate::model::{OperationKind, Outcome, Snapshot, SnapshotOrigin, Volume};
-use crate::name::{SnapshotName, SnapshotRef};
+use crate::name::{HookName, SnapshotName, SnapshotRef, VolumeName};
 
 impl Work {
-    pub(super) async fn snapshot(&self, reference: &SnapshotRef) -> Result<Outcome> {
+    /// `hook` runs before and after it, or else the one that the volume has.
+    pub(super) async fn snapshot(
+        &self,
+        reference: &SnapshotRef,
+        hook: Option<HookName>,
+        origin: SnapshotOrigin,
+    ) -> Result<Outcome> {
         let volume = self.engine.ready(&reference.volume)?;
+        let hook = self.engine.hook_of(&volume, hook)?;
         let snapshots = self.snapshots_of(&volume)?;
         let taken = self
             .engine
@@ -26,16 +33,25 @@ impl Work {
         }
         let locator = Locator::from(&*volume);
         let frozen = self.must_freeze(&volume, snapshots, ContentRef::Live(locator)).await?;
-        let snapshot = self.new_snapshot(&volume, reference.snapshot.clone(), SnapshotOrigin::User);
-        let kind = OperationKind::Snapshot { snapshot: snapshot.uuid };
+        let snapshot = self.new_snapshot(&volume, reference.snapshot.clone(), origin);
+        let kind = OperationKind::Snapshot { snapshot: snapshot.uuid, hook: hook.clone() };
         let record = vec![put_snapshot(&snapshot)];
         let operation = self.intend(Step::SnapshotIntent, &volume, kind, record).await?;
         let made = async {
+            if let Some(hook) = &hook {
+                let before = self.engine.run_before(hook, &volume, &snapshot.name);
+                self.step(Step::SnapshotHookBefore, before).await?;
+            }
             let steps = [Step::SnapshotFreeze, Step::SnapshotCut, Step::SnapshotThaw];
             self.cut(frozen.then_some(&*volume), steps, async |limit| {
                 snapshots.snapshot(locator, snapshot.uuid, &self.progress, limit).await
             })
             .await?;
+            if hook.is_some() {
+                self.engine.run_after(&operation, &volume).await;
+                self.step(Step::SnapshotHookAfter, std::future::ready(Ok(()))).await?;
+                self.step(Step::SnapshotHookOver, self.engine.end_hook(&operation)).await?;
+            }
             let describe = self.engine.describe(&volume, Some(&snapshot), None);
             self.step(Step::SnapshotDescribe, describe).await?;
             let complete = Snapshot { complete: true, ..snapshot.clone() };
@@ -45,6 +61,14 @@ impl Work {
             Ok(()) => Ok(Outcome::Changed),
             Err(error) => Err(self.undo(&operation, error).await),
         }
+    }
+
+    /// Cuts a snapshot with a name that says when.
+    pub(super) async fn scheduled_snapshot(&self, volume: &VolumeName) -> Result<SnapshotName> {
+        let name = self.engine.free_name(&*self.engine.ready(volume)?, "auto")?;
+        let reference = SnapshotRef { volume: volume.clone(), snapshot: name.clone() };
+        self.snapshot(&reference, None, SnapshotOrigin::Schedule).await?;
+        Ok(name)
     }
 
     pub(super) async fn remove_snapshot(&self, reference: &SnapshotRef) -> Result<Outcome> {
@@ -75,8 +99,11 @@ impl Work {
         let snapshots = self.snapshots_of(&volume)?;
         let source = self.engine.complete_snapshot(&volume, &reference.snapshot)?;
         self.require_unused(&volume).await?;
-        let safety =
-            self.new_snapshot(&volume, self.engine.safety_name(&volume)?, SnapshotOrigin::Safety);
+        let safety = self.new_snapshot(
+            &volume,
+            self.engine.free_name(&volume, "before-restore")?,
+            SnapshotOrigin::Safety,
+        );
         let new = Volume {
             generation: volume.generation.next(),
             content: source.content,
@@ -159,18 +186,18 @@ impl Engine {
     }
 
     /// A name that says what the snapshot is for and that the volume does not use yet.
-    fn safety_name(&self, volume: &Volume) -> Result<SnapshotName> {
+    pub(super) fn free_name(&self, volume: &Volume, what: &str) -> Result<SnapshotName> {
         let now = self.inner.environment.clock.now().strftime("%Y%m%dT%H%M%SZ").to_string();
         let taken = |name: &SnapshotName| {
             self.inner.catalog.read(|state| state.snapshot(volume.uuid, name).is_some())
         };
         for suffix in std::iter::once(String::new()).chain((2..100).map(|n| format!("-{n}"))) {
-            let name: SnapshotName = format!("before-restore-{now}{suffix}").parse()?;
+            let name: SnapshotName = format!("{what}-{now}{suffix}").parse()?;
             if !taken(&name) {
                 return Ok(name);
             }
         }
-        Err(Error::busy("too many restores within one second"))
+        Err(Error::busy("too many snapshots within one second"))
     }
 }
 

@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::{BackendStatus, PoolLevel, Scope};
 use crate::id::{BackupId, MountId, OperationId, PoolUuid, SnapshotUuid, VolumeUuid};
-use crate::model::{Backup, Holder, SnapshotOrigin, Subject};
-use crate::name::{BackendName, RepositoryName, SnapshotName, VolumeName};
+use crate::keep::Keep;
+use crate::model::{Backup, Holder, RunResult, SnapshotOrigin, Subject};
+use crate::name::{BackendName, HookName, RepositoryName, SnapshotName, VolumeName};
 use crate::options::FilesystemKind;
+use crate::timing::Timing;
 use crate::units::ByteSize;
 
 /// A volume in a list; told without asking any backend.
@@ -79,6 +81,45 @@ pub struct VolumeDetails {
     pub created: Timestamp,
     /// When it was last backed up.
     pub last_backup: Option<Timestamp>,
+    /// When snapshots and backups are made by themselves.
+    pub schedule: Option<ScheduleView>,
+    /// The last snapshot by a schedule, or the attempt.
+    pub last_snapshot_run: Option<RunResult>,
+    /// The last backup by a schedule, or the attempt.
+    pub last_backup_run: Option<RunResult>,
+}
+
+/// When snapshots and backups of a volume are made by themselves, and how many are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleView {
+    /// When snapshots are cut.
+    pub snapshot_every: Option<Timing>,
+    /// When backups are made.
+    pub backup_every: Option<Timing>,
+    /// How many are kept; all if it is empty.
+    pub keep: Keep,
+    /// Where backups go, if that was said.
+    pub repository: Option<RepositoryName>,
+    /// What runs before and after each snapshot.
+    pub hook: Option<HookName>,
+    /// When the next snapshot is due.
+    pub next_snapshot: Option<Timestamp>,
+    /// When the next backup is due.
+    pub next_backup: Option<Timestamp>,
+}
+
+/// The schedule of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeSchedule {
+    /// The volume.
+    pub volume: VolumeName,
+    /// Its schedule.
+    #[serde(flatten)]
+    pub schedule: ScheduleView,
+    /// The last snapshot that it made, or tried to make.
+    pub last_snapshot_run: Option<RunResult>,
+    /// The last backup that it made, or tried to make.
+    pub last_backup_run: Option<RunResult>,
 }
 
 /// One holder of a mount.
@@ -105,7 +146,7 @@ pub struct SnapshotView {
     pub uuid: SnapshotUuid,
     /// The volume's size at the time.
     pub size: Option<ByteSize>,
-    /// `user`, or `safety` for what a restore replaced.
+    /// `user`, `safety` for what a restore replaced, `schedule`, or `backup` for what one was made of.
     pub origin: SnapshotOrigin,
     /// When it was cut.
     pub created: Timestamp,

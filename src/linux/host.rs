@@ -146,6 +146,15 @@ impl Host for LinuxHost {
         .await
     }
 
+    async fn run_command(
+        &self,
+        command: &[String],
+        variables: &[(&'static str, String)],
+        limit: Duration,
+    ) -> Result<()> {
+        self.programs.run_command(command, variables, limit).await
+    }
+
     async fn filesystem_usage(&self, target: &Path) -> Result<FilesystemUsage> {
         at("measuring", QUICK, target, filesystem::usage).await
     }

@@ -165,6 +165,15 @@ pub trait Host: Debug + Send + Sync {
     /// Makes `directory` with this owner and mode, durably. Safe to repeat.
     async fn prepare_directory(&self, directory: &Path, ownership: Ownership) -> Result<()>;
 
+    /// Runs an administrator's program with its arguments, without a shell. Fails with what it wrote to its
+    /// standard error; `Unavailable` if it was still running at the end of `limit` and was killed.
+    async fn run_command(
+        &self,
+        command: &[String],
+        variables: &[(&'static str, String)],
+        limit: Duration,
+    ) -> Result<()>;
+
     /// Room in the filesystem at `target`.
     async fn filesystem_usage(&self, target: &Path) -> Result<FilesystemUsage>;
 }

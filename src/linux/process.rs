@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use tokio::io::AsyncReadExt;
+use tokio::process::{Child, ChildStderr, Command};
 
 use crate::error::{Error, Result};
 
@@ -53,6 +55,9 @@ programs! {
 
 /// Where distributions keep them, whatever PATH the daemon was started with.
 const USUAL_PLACES: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How much is kept of what an administrator's program says, in bytes.
+const BEGINNING: u64 = 16 << 10;
 
 /// e2fsck's way to say that all is well now.
 const E2FSCK_CORRECTED: i32 = 1;
@@ -110,31 +115,19 @@ impl Programs {
             Error::unsupported(format!("{name} is not installed on this host"))
                 .hint(format!("install the package {}", program.package()))
         })?;
-        let child = tokio::process::Command::new(path)
+        let child = self
+            .command(path)
             .args(arguments)
-            .env_clear()
-            .env("PATH", &self.search)
             .env("LANG", "C")
             .env("LC_ALL", "C")
             // No word of a user's can name a file here: there are only directories.
             .current_dir("/sys/block")
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // Some of them are scripts: their children have to go with them.
-            .process_group(0)
-            .kill_on_drop(true)
             .spawn()
             .map_err(|error| Error::io(format!("cannot start {name}"), error))?;
-        let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+        let group = group_of(&child);
         let Ok(done) = tokio::time::timeout(limit, child.wait_with_output()).await else {
-            if let Some(group) = group {
-                let _ = killpg(group, Signal::SIGKILL);
-            }
-            return Err(Error::unavailable(format!(
-                "{name} was still running after {} s and was killed",
-                limit.as_secs()
-            )));
+            return Err(killed(name, group, limit));
         };
         let output = done.map_err(|error| Error::io(format!("cannot wait for {name}"), error))?;
         let code = output.status.code();
@@ -144,6 +137,77 @@ impl Programs {
         Err(Error::internal(format!("{name} failed: {}", said(&output.stderr, &output.stdout)))
             .caused_by(Exit(output.status)))
     }
+
+    /// Runs a program that an administrator has named, with these variables.
+    ///
+    /// # Errors
+    /// It cannot be started; it failed, with what it wrote to its standard error; or it was still running
+    /// at the end of `limit` and was killed with all that it had started.
+    pub(super) async fn run_command(
+        &self,
+        command: &[String],
+        variables: &[(&'static str, String)],
+        limit: Duration,
+    ) -> Result<()> {
+        let (name, arguments) =
+            command.split_first().ok_or_else(|| Error::internal("no program is named"))?;
+        let mut child = self
+            .command(name)
+            .args(arguments)
+            .envs(variables.iter().map(|(name, value)| (name, value)))
+            .current_dir("/")
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(|error| Error::io(format!("cannot start {name}"), error))?;
+        let (group, stderr) = (group_of(&child), child.stderr.take());
+        let ended = async { tokio::join!(child.wait(), beginning_of(stderr)) };
+        let Ok((status, stderr)) = tokio::time::timeout(limit, ended).await else {
+            return Err(killed(name, group, limit));
+        };
+        let status = status.map_err(|error| Error::io(format!("cannot wait for {name}"), error))?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(Error::internal(format!("{name} failed: {}", said(&stderr, &[])))
+            .caused_by(Exit(status)))
+    }
+
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("PATH", &self.search)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            // Some of them are scripts: their children have to go with them.
+            .process_group(0)
+            .kill_on_drop(true);
+        command
+    }
+}
+
+fn group_of(child: &Child) -> Option<Pid> {
+    child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw)
+}
+
+fn killed(name: &str, group: Option<Pid>, limit: Duration) -> Error {
+    if let Some(group) = group {
+        let _ = killpg(group, Signal::SIGKILL);
+    }
+    Error::unavailable(format!(
+        "{name} was still running after {} s and was killed",
+        limit.as_secs()
+    ))
+}
+
+/// What came first; the rest is read, so that the program can go on, and not kept.
+async fn beginning_of(pipe: Option<ChildStderr>) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let Some(mut pipe) = pipe else { return kept };
+    if (&mut pipe).take(BEGINNING).read_to_end(&mut kept).await.is_ok() {
+        let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
+    }
+    kept
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -208,6 +272,26 @@ mod tests {
             .await
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn an_administrators_program_gets_its_words_and_variables_as_they_are() {
+        let programs = Programs::find();
+        let run = async |script: &str, limit| {
+            let command = ["sh", "-c", script, "name", "a b; $HOME"].map(str::to_owned);
+            let variables = [("HOLDFAST_VOLUME", "db".to_owned())];
+            programs.run_command(&command, &variables, limit).await
+        };
+        let long = Duration::from_secs(60);
+        run("test \"$HOLDFAST_VOLUME $1\" = 'db a b; $HOME' && test $# = 1", long).await.unwrap();
+        run("yes | head -c 300000 >&2", long).await.unwrap();
+        let error = run("echo no such table >&2; exit 3", long).await.unwrap_err();
+        let text = error.full_message();
+        assert!(text.contains("sh failed: no such table"), "{text}");
+        let error = run("sleep 1000 & wait", Duration::from_millis(50)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        let absent = programs.run_command(&["/nonexistent/program".to_owned()], &[], long).await;
+        assert!(absent.unwrap_err().full_message().contains("cannot start /nonexistent/program"));
     }
 
     #[tokio::test]

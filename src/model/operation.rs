@@ -2,7 +2,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Generation, OperationId, SnapshotUuid, VolumeUuid};
-use crate::name::VolumeName;
+use crate::name::{HookName, SnapshotName, VolumeName};
 use crate::options::OnRemove;
 use crate::units::ByteSize;
 
@@ -20,6 +20,16 @@ pub struct Operation {
     pub kind: OperationKind,
     /// When it began.
     pub started: Timestamp,
+}
+
+impl Operation {
+    /// The hook that may have begun and whose end is still to come.
+    pub fn hook(&self) -> Option<&HookName> {
+        match &self.kind {
+            OperationKind::Snapshot { hook, .. } => hook.as_ref(),
+            _ => None,
+        }
+    }
 }
 
 /// What an operation does, with all that recovery needs to finish or undo it.
@@ -44,6 +54,9 @@ pub enum OperationKind {
     Snapshot {
         /// The snapshot.
         snapshot: SnapshotUuid,
+        /// The hook that may have begun and whose end is still to come.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hook: Option<HookName>,
     },
     /// The end of a snapshot. Finished by recovery.
     DeleteSnapshot {
@@ -71,6 +84,15 @@ pub enum OperationKind {
     Rename,
     /// The way back out of the trash. Finished by recovery.
     Undelete,
+    /// A backup of a snapshot. What was cut for it is deleted by recovery.
+    Backup {
+        /// The snapshot's name.
+        snapshot: SnapshotName,
+        /// Whether it is cut for the backup.
+        made: bool,
+    },
+    /// Another schedule, or none any more. Finished by recovery.
+    Schedule,
 }
 
 impl OperationKind {
@@ -87,6 +109,8 @@ impl OperationKind {
             Self::Grow { .. } => "grow",
             Self::Rename => "rename",
             Self::Undelete => "undelete",
+            Self::Backup { .. } => "backup",
+            Self::Schedule => "schedule",
         }
     }
 }

@@ -29,7 +29,7 @@ pub struct Snapshot {
     pub created: Timestamp,
 }
 
-/// Who asked for a snapshot.
+/// Who asked for a snapshot. Retention deletes those of schedules and no others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SnapshotOrigin {
@@ -37,4 +37,20 @@ pub enum SnapshotOrigin {
     User,
     /// A restore in place, which keeps what it replaces.
     Safety,
+    /// A schedule, which deletes it when its time is over.
+    Schedule,
+    /// A backup, of whose contents it is.
+    Backup,
+}
+
+impl SnapshotOrigin {
+    /// One word for people and programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Safety => "safety",
+            Self::Schedule => "schedule",
+            Self::Backup => "backup",
+        }
+    }
 }

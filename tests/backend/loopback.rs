@@ -267,6 +267,7 @@ async fn hostile_descriptions_are_told_and_hurt_nobody() {
         volume: good.clone(),
         snapshots: Vec::new(),
         retained: false,
+        schedule: None,
     };
     trial.backend.describe(&description).await.unwrap();
     let good_text = std::fs::read(dir.join(good.uuid.to_string()).join("volume.json")).unwrap();

@@ -11,6 +11,7 @@ mod config;
 mod daemon;
 mod events;
 mod metrics;
+mod schedules;
 
 use std::process::{Command, Stdio};
 

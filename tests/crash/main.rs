@@ -26,6 +26,21 @@ const LOOP: Place = Place {
     ended: |_| (),
 };
 
+/// The same with a hook, whose programs leave marks.
+const HOOKED: Place = Place {
+    launch: |host| {
+        let (config, marks) = (host.dir().join("config.toml"), operations::marks(host));
+        let program = |word: &str| {
+            format!("['sh', '-c', 'echo {word} >> \"$1\"', 'sh', '{}']", marks.display())
+        };
+        let (before, after) = (program("before"), program("after"));
+        let text = format!("[hook.marks]\nbefore = {before}\nafter = {after}\n");
+        std::fs::write(&config, text).expect("configuration");
+        Launch::new(host).short_grace().args(&["--config", config.to_str().expect("UTF-8")])
+    },
+    ..LOOP
+};
+
 #[test]
 fn every_operation_that_has_steps_is_tested_here() {
     for step in Step::ALL {
@@ -38,7 +53,9 @@ fn every_operation_that_has_steps_is_tested_here() {
 }
 
 fn kill_at_every_step_of(operation: &Operation) {
-    if operation.name == "undelete" {
+    if operation.name == "snapshot-hook" {
+        kill_at_each(&HOOKED, operation, steps_of(operation));
+    } else if operation.name == "undelete" {
         // What one round leaves in the trash would be found there by the next.
         steps_of(operation).for_each(|step| kill_at_each(&LOOP, operation, [step]));
     } else {
@@ -47,8 +64,9 @@ fn kill_at_every_step_of(operation: &Operation) {
 }
 
 macro_rules! kill_at_every_step {
-    ($($test:ident => $name:literal),* $(,)?) => {
+    ($($(#[$note:meta])* $test:ident => $name:literal),* $(,)?) => {
         $(#[test]
+        $(#[$note])*
         fn $test() {
             kill_at_every_step_of(find($name));
         })*
@@ -74,4 +92,7 @@ kill_at_every_step! {
     rename_survives_a_kill_at_every_step => "rename",
     undelete_survives_a_kill_at_every_step => "undelete",
     mount_of_a_read_only_volume_survives_a_kill_at_every_step => "mount-read-only",
+    schedule_survives_a_kill_at_every_step => "schedule",
+    #[ignore = "the configuration has no hooks yet"]
+    snapshot_with_a_hook_survives_a_kill_at_every_step => "snapshot-hook",
 }

@@ -1,6 +1,7 @@
 //! The operations, each in the way that goes through all of its steps.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use super::driver::Place;
 use crate::common::daemon::Daemon;
@@ -38,7 +39,7 @@ pub(crate) fn find(name: &str) -> &'static Operation {
     OPERATIONS.iter().find(|operation| operation.name == name).expect("known")
 }
 
-pub(crate) static OPERATIONS: [Operation; 12] = [
+pub(crate) static OPERATIONS: [Operation; 14] = [
     Operation {
         name: "create",
         also: &[],
@@ -238,7 +239,54 @@ pub(crate) static OPERATIONS: [Operation; 12] = [
             assert!(options.iter().any(|option| option == "ro"), "{options:?}");
         },
     },
+    Operation {
+        name: "schedule",
+        also: &[],
+        prepare: prepare_mounted,
+        in_use: true,
+        run: |daemon| {
+            let args = ["schedule", "set", SUBJECT, "--snapshot-every", "1h", "--keep", "3"];
+            cli(daemon, &args)
+        },
+        already: &[],
+        check: |daemon, host, _| {
+            assert_writable(daemon);
+            let uuid = daemon.cli().inspect(SUBJECT)["uuid"].as_str().expect("uuid").to_owned();
+            let volume = host.inside(daemon.loop_dir().join(uuid));
+            let description = fs::read_to_string(volume.join("volume.json")).expect("description");
+            let description: serde_json::Value = serde_json::from_str(&description).expect("JSON");
+            assert_eq!(description["schedule"]["keep"], "3l", "{description}");
+            let schedules = daemon.cli().ok(&["schedule", "ls"]).json();
+            assert_eq!(
+                (&schedules[0]["volume"], &schedules[0]["keep"]),
+                (&SUBJECT.into(), &"3l".into())
+            );
+        },
+    },
+    Operation {
+        name: "snapshot-hook",
+        also: &["snapshot"],
+        prepare: prepare_mounted,
+        in_use: true,
+        run: |daemon| cli(daemon, &["snapshot", "create", "subject@one", "--hook", "marks"]),
+        already: &["already"],
+        check: |daemon, host, _| {
+            assert_writable(daemon);
+            let path = marks(host);
+            let marks = fs::read_to_string(&path).expect("the hook has run");
+            let lines: Vec<&str> = marks.lines().collect();
+            let count = |word: &str| lines.iter().filter(|line| **line == word).count();
+            assert_eq!(lines.last(), Some(&"after"), "{marks}");
+            assert!(count("before") <= count("after"), "each has its end: {marks}");
+            fs::remove_file(path).expect("remove");
+        },
+    },
 ];
+
+/// Where the programs of the hook leave what they have done.
+pub(crate) fn marks(host: &Host) -> PathBuf {
+    host.dir().join("marks")
+}
 
 fn cli(daemon: &Daemon<'_>, args: &[&str]) -> Result<(), String> {
     let run = daemon.cli().run(args);

@@ -4,9 +4,13 @@
 mod events;
 mod extract;
 mod pools;
+mod schedules;
 mod wire;
 
-pub use wire::{Adopt, Changed, CreateVolume, ErrorBody, GrowPool, MountBy, Named, Resize, Size};
+pub use wire::{
+    Adopt, Changed, CreateVolume, Cut, ErrorBody, GrowPool, MountBy, Named, Resize, SetSchedule,
+    Size,
+};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +19,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Extension, Json, Router};
 use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
@@ -31,7 +35,7 @@ use crate::engine::{Change, Engine, SnapshotsToo};
 use crate::error::{Error, Result};
 use crate::id::{MountId, OperationId, VolumeUuid};
 use crate::model::{Holder, Outcome};
-use crate::name::{SnapshotName, SnapshotRef, VolumeName};
+use crate::name::{HookName, SnapshotName, SnapshotRef, VolumeName};
 use crate::options::VolumeOptions;
 use events::Ending;
 use extract::{Body, Failure, Params, Segments};
@@ -72,6 +76,8 @@ fn router(gate: Gate) -> Router {
         .route("/v1/volumes/{volume}/snapshots", get(volume_snapshots).post(cut))
         .route("/v1/volumes/{volume}/snapshots/{snapshot}", get(snapshot).delete(remove_snapshot))
         .route("/v1/volumes/{volume}/snapshots/{snapshot}/restore", post(restore))
+        .route("/v1/schedules", get(schedules::schedules))
+        .route("/v1/volumes/{volume}/schedule", put(schedules::set).delete(schedules::remove))
         .route("/v1/pools", get(pools::pools))
         .route("/v1/pools/{pool}", get(pools::pool))
         .route("/v1/pools/{pool}/grow", post(pools::grow))
@@ -335,10 +341,11 @@ async fn cut(
     State(gate): State<Gate>,
     Segments(volume): Segments<String>,
     Params(how): Params<How>,
-    Body(named): Body<Named>,
+    Body(asked): Body<Cut>,
 ) -> Reply {
-    let reference = reference(volume, named.name)?;
-    change(&gate, &how, reference.to_string(), |change| change.snapshot(reference)).await
+    let reference = reference(volume, asked.name)?;
+    let hook = asked.hook.map(HookName::try_from).transpose()?;
+    change(&gate, &how, reference.to_string(), |change| change.snapshot(reference, hook)).await
 }
 
 async fn remove_snapshot(

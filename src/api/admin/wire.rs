@@ -9,6 +9,7 @@ use crate::backend::PoolCheck;
 use crate::engine::view::ErrorView;
 use crate::error::Error;
 use crate::id::OperationId;
+use crate::model::Schedule;
 use crate::name::SnapshotName;
 use crate::units::ByteSize;
 
@@ -26,7 +27,18 @@ pub struct CreateVolume {
     pub labels: BTreeMap<String, String>,
 }
 
-/// A snapshot to be cut, or the new name of a volume.
+/// A snapshot to be cut.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cut {
+    /// Its name.
+    pub name: String,
+    /// The hook that runs before and after it; else the volume's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<String>,
+}
+
+/// The new name of a volume.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Named {
@@ -43,6 +55,42 @@ pub struct Adopt {
     /// Its name from now on; else the one that it had last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+}
+
+/// When snapshots and backups of a volume are to be made, and how many are kept.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetSchedule {
+    /// When snapshots are cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_every: Option<String>,
+    /// When backups are made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_every: Option<String>,
+    /// How many are kept; else all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<String>,
+    /// Where backups go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+    /// What runs before and after each snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<String>,
+}
+
+impl TryFrom<SetSchedule> for Schedule {
+    type Error = Error;
+
+    fn try_from(asked: SetSchedule) -> Result<Self, Error> {
+        let timing = |text: Option<String>| text.map(|text| text.parse()).transpose();
+        Ok(Self {
+            snapshot: timing(asked.snapshot_every)?,
+            backup: timing(asked.backup_every)?,
+            keep: asked.keep.as_deref().unwrap_or_default().parse()?,
+            repository: asked.repository.map(TryInto::try_into).transpose()?,
+            hook: asked.hook.map(TryInto::try_into).transpose()?,
+        })
+    }
 }
 
 /// Who mounts or unmounts.

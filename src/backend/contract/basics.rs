@@ -35,7 +35,7 @@ pub async fn what_was_never_made_is_not_there(trial: &Trial) {
     assert_eq!(backend.detach(locator).await.unwrap(), Outcome::Unchanged);
     assert_eq!(backend.delete(volume.uuid).await.unwrap(), Outcome::Unchanged);
     assert_eq!(backend.delete_generation(locator).await.unwrap(), Outcome::Unchanged);
-    let described = Description { volume, snapshots: Vec::new(), retained: false };
+    let described = Description { volume, snapshots: Vec::new(), retained: false, schedule: None };
     assert_eq!(kind(backend.describe(&described).await), ErrorKind::NotFound);
     if let Some(grow) = backend.grow() {
         assert_eq!(kind(grow.grow(locator, ByteSize::GIB).await), ErrorKind::NotFound);
@@ -169,8 +169,12 @@ pub async fn growing_keeps_the_content_and_never_shrinks(trial: &Trial) {
 /// A description is kept whole, in place of the one before, and found without the catalog.
 pub async fn descriptions_come_back(trial: &Trial) {
     let (volume, mute) = (trial.created("v").await, trial.created("w").await);
-    let mut description =
-        Description { volume: volume.clone(), snapshots: Vec::new(), retained: false };
+    let mut description = Description {
+        volume: volume.clone(),
+        snapshots: Vec::new(),
+        retained: false,
+        schedule: None,
+    };
     trial.backend.describe(&description).await.unwrap();
     description.retained = true;
     description.volume.name = "renamed".parse().unwrap();

@@ -1,11 +1,12 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::content::{clear, pack, unpack};
-use super::{SimMount, SimWorld, State};
+use super::{SimMount, SimProgram, SimWorld, State};
 use crate::error::{Error, Result};
 use crate::id::BootId;
 use crate::linux::{FilesystemSpec, FilesystemUsage, Host, MountRequest, Mounted};
@@ -262,6 +263,31 @@ impl Host for SimHost {
             std::fs::set_permissions(directory, permissions).map_err(failed)?;
         }
         Ok(())
+    }
+
+    async fn run_command(
+        &self,
+        command: &[String],
+        variables: &[(&'static str, String)],
+        limit: Duration,
+    ) -> Result<()> {
+        let name = command.first().map_or("", String::as_str);
+        {
+            let mut state = self.world.lock();
+            let frozen = state.mounts.iter().any(|mount| mount.frozen);
+            let of = |(name, value): &(&str, String)| ((*name).to_owned(), value.clone());
+            let variables = variables.iter().map(of).collect();
+            let program = SimProgram { command: command.to_vec(), variables, frozen };
+            state.programs.push(program);
+        }
+        match name {
+            "fails" => Err(Error::internal("fails failed: as it was told to")),
+            "hangs" => {
+                tokio::time::sleep(limit).await;
+                Err(Error::unavailable("hangs was still running and was killed"))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn filesystem_usage(&self, target: &Path) -> Result<FilesystemUsage> {

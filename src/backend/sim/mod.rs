@@ -55,6 +55,9 @@ struct State {
     freezes_take: Option<Duration>,
     thaws_fail: u32,
     stays_small: bool,
+    /// What was run, in its order.
+    #[serde(default)]
+    programs: Vec<SimProgram>,
     /// Where all this is kept, if it outlives the process.
     #[serde(skip)]
     file: Option<PathBuf>,
@@ -90,6 +93,17 @@ struct SimMount {
     device: PathBuf,
     read_only: bool,
     frozen: bool,
+}
+
+/// A program that was run. One called `fails` fails, one called `hangs` does so until its limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SimProgram {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// Its variables.
+    pub variables: BTreeMap<String, String>,
+    /// Whether any filesystem was frozen when it was started.
+    pub frozen: bool,
 }
 
 /// The world while one call works on it; kept, if it is to be, when the call is done.
@@ -232,6 +246,11 @@ impl SimWorld {
     /// Whether the filesystem at `target` is frozen.
     pub fn is_frozen(&self, target: &Path) -> bool {
         self.lock().mounts.iter().any(|mount| mount.target == target && mount.frozen)
+    }
+
+    /// The programs that were run since this was last asked.
+    pub fn take_programs(&self) -> Vec<SimProgram> {
+        std::mem::take(&mut self.lock().programs)
     }
 
     /// The devices that are attached: what a leak would leave.

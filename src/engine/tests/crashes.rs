@@ -133,7 +133,9 @@ async fn perform(engine: &Engine, step: &Step) -> Result<()> {
             std::fs::rename(path.join("draft"), path.join("file")).unwrap();
             engine.let_go(volume, "writer").await.map(Outcome::ignore)
         }
-        Step::Snapshot(volume, s) => change.snapshot(at(volume, s)).await.map(Outcome::ignore),
+        Step::Snapshot(volume, s) => {
+            change.snapshot(at(volume, s), None).await.map(Outcome::ignore)
+        }
         Step::RemoveSnapshot(volume, s) => {
             change.remove_snapshot(at(volume, s)).await.map(Outcome::ignore)
         }

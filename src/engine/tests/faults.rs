@@ -26,8 +26,8 @@ async fn prepare(engine: &Engine, operation: &str) {
     let path = engine.hold("db", "c0").await.unwrap();
     std::fs::write(path.join("file"), "content").unwrap();
     engine.let_go("db", "c0").await.unwrap();
-    engine.change(None).snapshot(reference("db@one")).await.unwrap();
-    if ["unmount", "snapshot", "resize", "clone"].contains(&operation) {
+    engine.change(None).snapshot(reference("db@one"), None).await.unwrap();
+    if ["unmount", "snapshot", "hook", "resize", "clone"].contains(&operation) {
         engine.hold("db", "c1").await.unwrap();
     }
 }
@@ -44,7 +44,7 @@ async fn run(engine: &Engine, operation: &str) -> Result<()> {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             other => other.map(Outcome::ignore),
         },
-        "snapshot" => change.snapshot(reference("db@two")).await.map(Outcome::ignore),
+        "snapshot" => change.snapshot(reference("db@two"), None).await.map(Outcome::ignore),
         "remove-snapshot" => match change.remove_snapshot(reference("db@one")).await {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             other => other.map(Outcome::ignore),
@@ -55,6 +55,15 @@ async fn run(engine: &Engine, operation: &str) -> Result<()> {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             other => other.map(Outcome::ignore),
         },
+        "schedule" => {
+            let snapshot = Some("1h".parse().unwrap());
+            let schedule = crate::model::Schedule { snapshot, ..Default::default() };
+            change.set_schedule(db(), schedule).await.map(Outcome::ignore)
+        }
+        "hook" => {
+            let hook = Some("works".parse().unwrap());
+            change.snapshot(reference("db@two"), hook).await.map(Outcome::ignore)
+        }
         other => panic!("{other}"),
     }
 }
@@ -99,6 +108,8 @@ a_failed_call_leaves_nothing_and_the_retry_succeeds! {
     restore => "restore",
     resize => "resize",
     rename => "rename",
+    schedule => "schedule",
+    snapshot_with_a_hook => "hook",
 }
 
 async fn every_fault_in(operation: &str) {

@@ -15,12 +15,12 @@ async fn rule_14_a_snapshot_thaws_on_every_path() {
         [Fault::FailBefore(ErrorKind::OutOfSpace), Fault::FailAfter(ErrorKind::Unavailable)]
     {
         world.backend().on(Call::Snapshot, 1, fault);
-        let failed = engine.change(None).snapshot(reference("db@one")).await;
+        let failed = engine.change(None).snapshot(reference("db@one"), None).await;
         assert!(failed.is_err());
         assert!(!world.disk.is_frozen(&target), "{fault:?}");
         assert!(world.disk.snapshots().is_empty(), "{fault:?}: nothing is left");
     }
-    engine.change(None).snapshot(reference("db@one")).await.unwrap();
+    engine.change(None).snapshot(reference("db@one"), None).await.unwrap();
     assert!(!world.disk.is_frozen(&target));
 }
 
@@ -31,7 +31,7 @@ async fn rule_14_a_copy_that_would_freeze_for_long_is_refused() {
     engine.make("db", &[]).await.unwrap();
     world.disk.set_copies_take(Some(Duration::from_secs(60)));
     engine.hold("db", "c1").await.unwrap();
-    let error = engine.change(None).snapshot(reference("db@one")).await.unwrap_err();
+    let error = engine.change(None).snapshot(reference("db@one"), None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy);
     let hint = error.hint_text().unwrap();
     assert!(hint.contains("xfs") && hint.contains("loop.freeze_limit"), "the ways out: {hint}");
@@ -66,7 +66,9 @@ async fn rule_14_the_limit_counts_from_the_beginning_of_the_freeze() {
 /// What freezes `db` and copies it.
 async fn copy_frozen(engine: &Engine, operation: &str) -> Result<()> {
     match operation {
-        "snapshot" => engine.change(None).snapshot(reference("db@one")).await.map(Outcome::ignore),
+        "snapshot" => {
+            engine.change(None).snapshot(reference("db@one"), None).await.map(Outcome::ignore)
+        }
         _ => engine.make("copy", &[("clone-of", "db")]).await.map(Outcome::ignore),
     }
 }
@@ -161,7 +163,7 @@ fn rule_14_what_was_frozen_is_thawed_without_a_catalog() {
         world.backend().on(Call::Snapshot, 1, Fault::HangBefore);
         let cut = tokio::time::timeout(
             Duration::from_millis(100),
-            engine.change(None).snapshot(reference("db@one")),
+            engine.change(None).snapshot(reference("db@one"), None),
         );
         assert!(cut.await.is_err() && world.disk.is_frozen(&target));
     });

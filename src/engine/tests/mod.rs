@@ -3,8 +3,10 @@
 mod crashes;
 mod faults;
 mod freezes;
+mod hooks;
 mod mounts;
 mod removal;
+mod schedules;
 mod storage;
 mod volumes;
 
@@ -101,6 +103,8 @@ impl World {
             trash_after: Duration::from_secs(3600),
             mount_grace: Duration::from_secs(130),
             freeze_limit: Duration::from_secs(10),
+            hooks: hooks::configured(),
+            repositories: Repositories::new(vec![], None, 1),
         };
         let environment = Environment {
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,

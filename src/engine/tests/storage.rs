@@ -29,7 +29,7 @@ async fn assert_unavailable(engine: &Engine) {
     let told = |warning: &String| warning.contains("sim") && warning.contains("restart");
     assert!(status.warnings.iter().any(told), "{:?}", status.warnings);
     assert_eq!(engine.make("db", &[]).await.unwrap(), Outcome::Unchanged, "it is known");
-    let snapshot = engine.change(None).snapshot(reference("db@one"));
+    let snapshot = engine.change(None).snapshot(reference("db@one"), None);
     for error in [
         engine.hold("db", "c1").await.unwrap_err(),
         engine.make("new", &[]).await.unwrap_err(),

@@ -112,7 +112,7 @@ async fn a_lost_catalog_is_rebuilt_from_the_descriptions() {
     let path = engine.hold("db", "c1").await.unwrap();
     std::fs::write(path.join("file"), "kept").unwrap();
     engine.let_go("db", "c1").await.unwrap();
-    engine.change(None).snapshot(reference("db@one")).await.unwrap();
+    engine.change(None).snapshot(reference("db@one"), None).await.unwrap();
     let before = engine.details(&name("db")).await.unwrap();
     drop(engine);
     let catalog = world.directory.path().join("catalog.redb");
@@ -143,7 +143,7 @@ async fn a_restore_gives_its_own_snapshot_whatever_an_earlier_one_left() {
         std::fs::write(path.join("file"), text).unwrap();
         engine.let_go("db", "c1").await.unwrap();
         if text != "later" {
-            engine.change(None).snapshot(reference(&format!("db@{text}"))).await.unwrap();
+            engine.change(None).snapshot(reference(&format!("db@{text}")), None).await.unwrap();
         }
     }
     let volume = engine.find(&name("db")).unwrap();

@@ -1,0 +1,437 @@
+//! Backups of volumes, and the repositories that hold them.
+//!
+//! A backup owns its volume only while its snapshot is cut and at the end, never while it is on its way:
+//! the volume is mounted, cut, grown and unmounted meanwhile as at any other time.
+
+mod repositories;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::change::{LONG_PATIENCE, Work};
+use super::view::{PruneReport, RepositoryCheck, Verification, VerifiedBackup};
+use super::{Change, Engine};
+use crate::backend::{ContentRef, CopyCost, Extents};
+use crate::catalog;
+use crate::error::{Error, Result};
+use crate::failpoint::Step;
+use crate::id::{BackupRef, OperationId};
+use crate::model::{
+    Backup, Operation, OperationKind, Outcome, Snapshot, SnapshotOrigin, Subject, Volume,
+};
+use crate::name::{HookName, RepositoryName, SnapshotName, SnapshotRef, VolumeName};
+use crate::repository::{Base, Image, ImageJob, Layout, Manifest, Prune, Repository, Stored};
+pub use repositories::Repositories;
+pub(super) use repositories::blocking;
+
+/// Which backups to read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verify {
+    /// One.
+    One(BackupRef),
+    /// Every one in the repository.
+    All,
+}
+
+impl Change {
+    /// Stores a volume's content in a repository: that of a snapshot, or of one that is cut for it between the
+    /// programs of `hook`. Cancelled or failed, it leaves no backup.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such volume, snapshot or repository; whatever the repository says.
+    pub async fn back_up(
+        self,
+        volume: VolumeName,
+        snapshot: Option<SnapshotName>,
+        repository: Option<RepositoryName>,
+        hook: Option<HookName>,
+    ) -> Result<Backup> {
+        let scheduled = self.is_scheduled();
+        self.run_unowned("backup", Subject::Volume(volume.clone()), move |work| async move {
+            let repository = work.engine.inner.config.repositories.get(repository.as_ref())?;
+            let stored = work.back_up(&volume, snapshot, repository, hook, scheduled).await?;
+            let (backup, read) = (stored.backup, stored.read);
+            let text = format!(
+                "backup {} of {volume}@{} was made in {}: {read} bytes read, {} stored",
+                backup.id.short(),
+                backup.snapshot,
+                backup.repository,
+                backup.added
+            );
+            work.engine.inner.registry.report(work.id, vec![text.clone()]);
+            work.engine.tell("backup.created", &volume, text);
+            Ok(backup)
+        })
+        .await
+    }
+
+    /// Removes a backup. Its room is given back by a prune.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none.
+    pub async fn remove_backup(
+        self,
+        backup: BackupRef,
+        repository: Option<RepositoryName>,
+    ) -> Result<Outcome> {
+        let engine = self.engine().clone();
+        let (repository, found) = engine.find_backup(&backup, repository.as_ref()).await?;
+        self.run_unowned(
+            "remove-backup",
+            Subject::Volume(found.volume.clone()),
+            move |work| async move {
+                let id = found.id;
+                let outcome = blocking(move || repository.remove(id)).await?;
+                let text = format!(
+                    "backup {} of {} was removed from {}",
+                    id.short(),
+                    found.volume,
+                    found.repository
+                );
+                work.tell_change(outcome, "backup.removed", &found.volume, text);
+                Ok(outcome)
+            },
+        )
+        .await
+    }
+
+    /// Reads backups back and compares them with what was stored.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such backup. Damage is no error, but what is told.
+    pub async fn verify_backups(
+        self,
+        which: Verify,
+        repository: Option<RepositoryName>,
+    ) -> Result<Verification> {
+        let engine = self.engine().clone();
+        let (repository, backups) = match which {
+            Verify::One(wanted) => {
+                let (repository, backup) = engine.find_backup(&wanted, repository.as_ref()).await?;
+                (repository, vec![Arc::new(backup)])
+            }
+            Verify::All => {
+                let repository = engine.inner.config.repositories.get(repository.as_ref())?;
+                let asked = Arc::clone(&repository);
+                (repository, blocking(move || asked.backups()).await?)
+            }
+        };
+        let subject = Subject::Repository(repository.name().clone());
+        self.run_unowned("verify", subject, move |work| async move {
+            let mut verified = Vec::new();
+            for backup in backups {
+                let (repository, progress) = (Arc::clone(&repository), Arc::clone(&work.progress));
+                let id = backup.id;
+                let found = blocking(move || repository.verify(id, &progress)).await?;
+                if !found.damage.is_empty() {
+                    let text = format!(
+                        "backup {} of {} in {} is damaged: {}",
+                        id.short(),
+                        backup.volume,
+                        backup.repository,
+                        found.damage.join("; ")
+                    );
+                    work.engine.tell("backup.damaged", &backup.volume, text);
+                }
+                verified.push(VerifiedBackup {
+                    id,
+                    volume: backup.volume.clone(),
+                    sound: found.damage.is_empty(),
+                    bytes: found.bytes,
+                    damage: found.damage,
+                });
+            }
+            Ok(Verification { backups: verified })
+        })
+        .await
+    }
+
+    /// Gives back the room of what no backup needs, or tells how much that is.
+    ///
+    /// # Errors
+    /// `InUse` while others use the repository, for [`Prune::Now`].
+    pub async fn prune(
+        self,
+        repository: Option<RepositoryName>,
+        how: Prune,
+    ) -> Result<PruneReport> {
+        let repository = self.engine().inner.config.repositories.get(repository.as_ref())?;
+        let name = repository.name().clone();
+        let subject = Subject::Repository(name.clone());
+        self.run_on("prune", vec![subject], LONG_PATIENCE, move |work| async move {
+            let progress = Arc::clone(&work.progress);
+            let done = blocking(move || repository.prune(how, &progress)).await?;
+            if how != Prune::Plan {
+                let text = format!(
+                    "repository {name} was pruned: {} bytes given back, {} later",
+                    done.removed, done.marked
+                );
+                work.engine.tell("repository.pruned", &name, text);
+            }
+            Ok(PruneReport {
+                planned_only: how == Prune::Plan,
+                used: done.used,
+                unused: done.unused,
+                removed: done.removed,
+                marked: done.marked,
+                repacked: done.repacked,
+            })
+        })
+        .await
+    }
+
+    /// Makes a repository. `Unchanged` if it is there and its password opens it.
+    ///
+    /// # Errors
+    /// `NotFound` if the configuration has no such repository; it cannot be written.
+    pub async fn init_repository(self, repository: RepositoryName) -> Result<Outcome> {
+        let found = self.engine().inner.config.repositories.get(Some(&repository))?;
+        let subject = Subject::Repository(repository.clone());
+        self.run_on("init", vec![subject], LONG_PATIENCE, move |work| async move {
+            let outcome = blocking(move || found.init()).await?;
+            let text = format!("repository {repository} was made");
+            work.tell_change(outcome, "repository.created", &repository, text);
+            Ok(outcome)
+        })
+        .await
+    }
+
+    /// Compares what a repository's index says with what is stored, and says what is wrong and what to do.
+    ///
+    /// # Errors
+    /// `NotFound` if the configuration has no such repository; it cannot be read at all.
+    pub async fn check_repository(self, repository: RepositoryName) -> Result<RepositoryCheck> {
+        let found = self.engine().inner.config.repositories.get(Some(&repository))?;
+        self.run_unowned("check", Subject::Repository(repository), move |work| async move {
+            let progress = Arc::clone(&work.progress);
+            let findings = blocking(move || found.check(&progress)).await?;
+            let advice = match findings.is_empty() {
+                true => vec![],
+                false => vec![
+                    "`holdfast backup verify --all` tells which backups are damaged".to_owned(),
+                    "then back up their volumes again, which stores what they still have"
+                        .to_owned(),
+                ],
+            };
+            Ok(RepositoryCheck { sound: findings.is_empty(), findings, advice })
+        })
+        .await
+    }
+}
+
+impl Work {
+    async fn back_up(
+        &self,
+        name: &VolumeName,
+        snapshot: Option<SnapshotName>,
+        repository: Arc<Repository>,
+        hook: Option<HookName>,
+        scheduled: bool,
+    ) -> Result<Stored> {
+        // Before a snapshot is cut in vain.
+        let asked = Arc::clone(&repository);
+        let backups = blocking(move || asked.backups()).await?;
+        let (volume, operation) = self.begin_backup(name, snapshot).await?;
+        let done =
+            self.store_backup(&volume, &operation, repository, hook, scheduled, &backups).await;
+        match (&done, self.end_backup(&operation, done.is_ok(), &backups).await) {
+            // The one is there, and so is or is not the other; what is not in order is tried again.
+            (_, Err(error)) => self.engine.warn(format!(
+                "after a backup of volume {name} its snapshots could not be put in order: {}",
+                error.full_message()
+            )),
+            (_, Ok(())) => {}
+        }
+        done
+    }
+
+    /// Records that a snapshot is backed up, and which: what is cut for it must be found after a crash.
+    async fn begin_backup(
+        &self,
+        name: &VolumeName,
+        snapshot: Option<SnapshotName>,
+    ) -> Result<(Arc<Volume>, Operation)> {
+        let _ownership = self.own(name, "backup").await?;
+        let volume = self.engine.ready(name)?;
+        if self.backend(&volume)?.extents().is_none() {
+            return Err(Error::unsupported(format!(
+                "volumes on the backend {} cannot be backed up by this version",
+                volume.backend
+            )));
+        }
+        let made = snapshot.is_none();
+        let snapshot = match snapshot {
+            Some(snapshot) => self.engine.complete_snapshot(&volume, &snapshot)?.name.clone(),
+            None => self.engine.free_name(&volume, "backup")?,
+        };
+        let kind = OperationKind::Backup { snapshot, made };
+        let operation = self.intend(Step::BackupIntent, &volume, kind, vec![]).await?;
+        Ok((volume, operation))
+    }
+
+    async fn store_backup(
+        &self,
+        volume: &Arc<Volume>,
+        operation: &Operation,
+        repository: Arc<Repository>,
+        hook: Option<HookName>,
+        scheduled: bool,
+        backups: &[Arc<Backup>],
+    ) -> Result<Stored> {
+        let OperationKind::Backup { snapshot, made } = &operation.kind else {
+            return Err(Error::internal("a backup that is none"));
+        };
+        let (snapshot, _hold) = {
+            let _ownership = self.own(&volume.name, "backup").await?;
+            if *made {
+                let reference =
+                    SnapshotRef { volume: volume.name.clone(), snapshot: snapshot.clone() };
+                let cut = self.part().snapshot(&reference, hook, SnapshotOrigin::Backup).await;
+                self.step(Step::BackupSnapshot, std::future::ready(cut)).await?.ignore();
+            }
+            let snapshot = self.engine.complete_snapshot(volume, snapshot)?;
+            let hold = self.engine.inner.config.repositories.hold(snapshot.uuid);
+            (snapshot, hold)
+        };
+        let turns = Arc::clone(&self.engine.inner.config.repositories.turns);
+        let _turn =
+            turns.acquire_owned().await.map_err(|_| Error::internal("no turns are left"))?;
+        self.progress.go_on()?;
+        let base = self.base(volume, &snapshot, backups);
+        let job = self.image_job(volume, &snapshot, base, scheduled).await?;
+        let progress = Arc::clone(&self.progress);
+        let store = blocking(move || repository.back_up_image(job, &progress));
+        self.step(Step::BackupStore, store).await
+    }
+
+    /// The same work for an operation within it.
+    fn part(&self) -> Self {
+        Self { id: OperationId::from_uuid(self.engine.uuid()), ..self.clone() }
+    }
+
+    /// The snapshot to make the difference to: of those that are known to be in the repository and are still
+    /// here, the newest.
+    fn base(
+        &self,
+        volume: &Volume,
+        snapshot: &Snapshot,
+        backups: &[Arc<Backup>],
+    ) -> Option<(Arc<Snapshot>, Arc<Backup>)> {
+        let here = self.engine.inner.catalog.read(|state| state.snapshots(volume.uuid).to_vec());
+        let stored = backups.iter().rev().filter(|backup| backup.uuid == volume.uuid);
+        let both = stored.filter_map(|backup| {
+            let found = here.iter().find(|one| one.uuid == backup.snapshot_uuid && one.complete)?;
+            Some((Arc::clone(found), Arc::clone(backup)))
+        });
+        // The same snapshot once more needs nothing but itself.
+        both.max_by_key(|(found, _)| (found.uuid == snapshot.uuid, found.created))
+    }
+
+    async fn image_job(
+        &self,
+        volume: &Arc<Volume>,
+        snapshot: &Arc<Snapshot>,
+        base: Option<(Arc<Snapshot>, Arc<Backup>)>,
+        scheduled: bool,
+    ) -> Result<ImageJob> {
+        let extents: &dyn Extents = self
+            .backend(volume)?
+            .extents()
+            .ok_or_else(|| Error::internal("a backend has lost its extents"))?;
+        let base = match base {
+            None => None,
+            Some((base, backup)) => {
+                let changed: Vec<Range<u64>> = match base.uuid == snapshot.uuid {
+                    true => vec![],
+                    false => extents.changed_extents(volume.uuid, base.uuid, snapshot.uuid).await?,
+                };
+                Some(Base { backup: backup.id, changed })
+            }
+        };
+        let allocated = extents.allocated_extents(volume.uuid, snapshot.uuid).await?;
+        let content = extents.open_snapshot(volume.uuid, snapshot.uuid).await?;
+        Ok(ImageJob {
+            manifest: Manifest {
+                volume: (**volume).clone(),
+                snapshot: (**snapshot).clone(),
+                layout: Layout::IMAGE,
+            },
+            scheduled,
+            image: Image { content, allocated },
+            base,
+        })
+    }
+
+    /// Removes the snapshot if it was cut for this backup and is not worth keeping, and those in whose place
+    /// it is; then the backup is over.
+    async fn end_backup(
+        &self,
+        operation: &Operation,
+        stored: bool,
+        backups: &[Arc<Backup>],
+    ) -> Result<()> {
+        let find =
+            || self.engine.inner.catalog.read(|state| state.volume(operation.volume).cloned());
+        // It may have another name by now.
+        let name = find().map_or_else(|| operation.name.clone(), |volume| volume.name.clone());
+        let _ownership = self.own(&name, "backup").await?;
+        let volume = find();
+        if let (Some(volume), OperationKind::Backup { snapshot, made: true }) =
+            (volume, &operation.kind)
+        {
+            let of_backups = self.engine.inner.catalog.read(|state| {
+                let all = state.snapshots(volume.uuid).iter();
+                let ours = all.filter(|one| one.origin == SnapshotOrigin::Backup && one.complete);
+                ours.cloned().collect::<Vec<_>>()
+            });
+            let own = of_backups.iter().find(|one| one.name == *snapshot);
+            let keep = match own {
+                Some(own) if stored => self.is_cheap_base(&volume, own).await,
+                _ => false,
+            };
+            // The bases of this repository's last backups.
+            let known =
+                |one: &Snapshot| backups.iter().any(|backup| backup.snapshot_uuid == one.uuid);
+            for one in &of_backups {
+                let goes = if one.name == *snapshot { !keep } else { keep && known(one) };
+                if goes && self.engine.refuse_if_read(&volume, Some(one.uuid)).is_ok() {
+                    let reference =
+                        SnapshotRef { volume: volume.name.clone(), snapshot: one.name.clone() };
+                    let removed = self.part().remove_snapshot(&reference).await;
+                    self.step(Step::BackupRetire, std::future::ready(removed)).await?.ignore();
+                }
+            }
+        }
+        self.finish(Step::BackupFinish, vec![]).await
+    }
+
+    /// Whether to keep the snapshot costs no more than what changes from now on.
+    async fn is_cheap_base(&self, volume: &Volume, snapshot: &Snapshot) -> bool {
+        let Ok(backend) = self.backend(volume) else { return false };
+        let Some(snapshots) = backend.snapshots() else { return false };
+        let content = ContentRef::Snapshot { volume: volume.uuid, snapshot: snapshot.uuid };
+        matches!(snapshots.copy_cost(content).await, Ok(CopyCost::Shared))
+    }
+}
+
+impl Engine {
+    /// After a crash: a snapshot that was cut for a backup is of no use any more.
+    pub(super) async fn undo_backup(
+        &self,
+        volume: &Volume,
+        snapshot: &SnapshotName,
+        made: bool,
+    ) -> Result<Vec<catalog::Change>> {
+        let found = self.inner.catalog.read(|state| state.snapshot(volume.uuid, snapshot).cloned());
+        let Some(found) = found.filter(|one| made && one.origin == SnapshotOrigin::Backup) else {
+            return Ok(vec![]);
+        };
+        let backend = self.backend(&volume.backend)?;
+        let snapshots = backend
+            .snapshots()
+            .ok_or_else(|| Error::internal("a backend has lost its snapshots"))?;
+        self.describe(volume, None, Some(&found)).await?;
+        snapshots.delete_snapshot(volume.uuid, found.uuid).await?;
+        Ok(vec![catalog::Change::RemoveSnapshot(found.uuid)])
+    }
+}
