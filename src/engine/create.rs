@@ -111,14 +111,17 @@ impl Work {
     }
 
     fn find_source(&self, source: &ContentSource) -> Result<Source> {
-        let volume = self.engine.ready(source.volume())?;
-        let snapshot = match source {
-            ContentSource::CloneOf(_) => None,
-            ContentSource::FromSnapshot(reference) => {
-                Some(self.engine.complete_snapshot(&volume, &reference.snapshot)?)
+        match source {
+            ContentSource::CloneOf(volume) => {
+                Ok(Source { volume: self.engine.ready(volume)?, snapshot: None })
             }
-        };
-        Ok(Source { volume, snapshot })
+            ContentSource::FromSnapshot(reference) => {
+                let volume = self.engine.ready(&reference.volume)?;
+                let snapshot = self.engine.complete_snapshot(&volume, &reference.snapshot)?;
+                Ok(Source { volume, snapshot: Some(snapshot) })
+            }
+            ContentSource::FromBackup(_) => Err(Error::unsupported("not yet")),
+        }
     }
 
     /// The record of the volume to be, with every default decided.
@@ -221,6 +224,7 @@ impl Work {
                 drop(attachment);
                 self.step(Step::CreateDetach, backend.detach(locator)).await?;
             }
+            self.progress.go_on()?;
             volume.state = VolumeState::Ready;
             self.step(Step::CreateDescribe, self.engine.describe(&volume, None, None)).await?;
             self.finish(Step::CreateFinish, vec![put(&volume)]).await
@@ -320,6 +324,7 @@ impl Work {
                 drop(attachment);
                 self.step(Step::CloneDetach, backend.detach(locator)).await?;
             }
+            self.progress.go_on()?;
             volume.state = VolumeState::Ready;
             self.step(Step::CloneDescribe, self.engine.describe(&volume, None, None)).await?;
             self.finish(Step::CloneFinish, vec![put(&volume)]).await
