@@ -144,6 +144,14 @@ impl Client {
         self.get(&format!("/v1/operations/{id}")).await
     }
 
+    /// Asks an operation to end before it is done, and tells how it stands.
+    ///
+    /// # Errors
+    /// [`Failure`]
+    pub async fn cancel(&self, id: OperationId) -> Answer<OperationView> {
+        self.ask(Method::POST, &format!("/v1/operations/{id}/cancel"), Bytes::new()).await
+    }
+
     /// Makes a volume.
     ///
     /// # Errors
