@@ -1,5 +1,7 @@
 //! A client of the admin socket.
 
+mod backup;
+
 use std::path::{Path, PathBuf};
 
 use http_body_util::{BodyExt, Full};
