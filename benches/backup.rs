@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{median, timed};
+use holdfast::backend::SnapshotImage;
 use holdfast::id::{Generation, SnapshotUuid, VolumeUuid};
 use holdfast::model::{Backup, Content, Snapshot, SnapshotOrigin, Volume, VolumeState};
 use holdfast::options::{FilesystemKind, OnRemove, Ownership};
@@ -188,8 +189,8 @@ fn job(path: &Path, number: u128, allocated: Vec<Range<u64>>, base: Option<Base>
     };
     ImageJob {
         manifest: Manifest { volume, snapshot, layout: Layout::IMAGE },
-        node: "node-1".to_owned(),
-        image: Image { file: Arc::new(file), size, allocated },
+        image: Image { content: SnapshotImage::lasting(file, size), allocated },
+        scheduled: false,
         base,
     }
 }

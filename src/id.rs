@@ -117,6 +117,11 @@ impl BackupId {
         Self(bytes)
     }
 
+    /// Its bytes.
+    pub const fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The first eight digits, by which people tell backups apart.
     pub fn short(self) -> String {
         self.to_string()[..8].to_owned()

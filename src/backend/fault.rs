@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use super::{
     Attachment, Backend, BackendKind, BackendStatus, ContentRef, CopyCost, Description, Extents,
-    Found, Grow, Locator, Presence, Scope, Snapshots, Usage,
+    Found, Grow, Locator, Presence, Scope, SnapshotImage, Snapshots, Usage,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SnapshotUuid, StorageId, VolumeUuid};
@@ -39,6 +39,7 @@ pub enum Call {
     Grow,
     AllocatedExtents,
     ChangedExtents,
+    OpenSnapshot,
 }
 
 /// What happens to a call.
@@ -282,6 +283,15 @@ impl Extents for FaultyBackend {
     ) -> Result<Vec<Range<u64>>> {
         let inner = self.inner_extents()?.changed_extents(volume, base, snapshot);
         self.around(Call::ChangedExtents, inner).await
+    }
+
+    async fn open_snapshot(
+        &self,
+        volume: VolumeUuid,
+        snapshot: SnapshotUuid,
+    ) -> Result<SnapshotImage> {
+        let inner = self.inner_extents()?.open_snapshot(volume, snapshot);
+        self.around(Call::OpenSnapshot, inner).await
     }
 }
 

@@ -21,6 +21,7 @@ pub use unavailable::{About, UnavailableBackend};
 
 use std::any::Any;
 use std::fmt::Debug;
+use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -123,6 +124,31 @@ impl Attachment {
     /// An attachment that lasts while `hold` lives.
     pub fn held_by(source: MountSource, hold: impl Any + Debug + Send + Sync) -> Self {
         Self { source, _hold: Some(Box::new(hold)) }
+    }
+}
+
+/// A snapshot that is open for reading. While the value lives, the snapshot can be read. Dropping it waits
+/// for nothing.
+#[derive(Debug)]
+pub struct SnapshotImage {
+    /// All that the snapshot holds and nothing else. It can only be read; reads at positions do not disturb
+    /// each other.
+    pub file: File,
+    /// How long it is, in bytes.
+    pub size: u64,
+    /// Keeps the device from going away; below the file, so that it goes after it.
+    _hold: Option<Box<dyn Hold>>,
+}
+
+impl SnapshotImage {
+    /// An image that lasts while its file is open.
+    pub fn lasting(file: File, size: u64) -> Self {
+        Self { file, size, _hold: None }
+    }
+
+    /// An image that lasts while `hold` lives.
+    pub fn held_by(file: File, size: u64, hold: impl Any + Debug + Send + Sync) -> Self {
+        Self { file, size, _hold: Some(Box::new(hold)) }
     }
 }
 
@@ -268,7 +294,7 @@ pub trait Backend: Debug + Send + Sync {
         None
     }
 
-    /// Knowledge of which extents hold data and which changed, if it has it.
+    /// The bytes of its snapshots, and knowledge of which hold data and which changed, if it has it.
     fn extents(&self) -> Option<&dyn Extents> {
         None
     }
@@ -327,8 +353,8 @@ pub trait Grow: Debug + Send + Sync {
     async fn grow(&self, locator: Locator, size: ByteSize) -> Result<Outcome>;
 }
 
-/// Which byte ranges hold data, for incremental copies. Never guesses: what is not sure is allocated
-/// or changed.
+/// The bytes of snapshots, for incremental copies: which ranges hold data, and the bytes themselves. Never
+/// guesses: what is not sure is allocated or changed.
 #[async_trait]
 pub trait Extents: Debug + Send + Sync {
     /// Ranges of the snapshot that may hold anything but zeros, ascending and disjoint.
@@ -345,6 +371,15 @@ pub trait Extents: Debug + Send + Sync {
         base: SnapshotUuid,
         snapshot: SnapshotUuid,
     ) -> Result<Vec<Range<u64>>>;
+
+    /// Opens a snapshot for reading, whole and as it was cut: exactly its size long. While the value lives,
+    /// the snapshot can be read; deleting it, or its volume, fails with `InUse` where the backend cannot
+    /// delete what is open.
+    async fn open_snapshot(
+        &self,
+        volume: VolumeUuid,
+        snapshot: SnapshotUuid,
+    ) -> Result<SnapshotImage>;
 }
 
 /// A pool of room that volumes share: it can be looked at, made larger and mended.
@@ -360,7 +395,8 @@ pub trait Pooled: Debug + Send + Sync {
     /// Reads all of its metadata and says what is wrong and what to do. Changes nothing.
     async fn check_pool(&self) -> Result<PoolCheck>;
 
-    /// Mends its metadata, of which a copy is kept. Fails with `InUse` while a volume is attached.
+    /// Mends its metadata, of which a copy is kept. Fails with `InUse` while a volume is attached or a
+    /// snapshot is read.
     /// Gives what was done, as sentences.
     async fn repair_pool(&self) -> Result<Vec<String>>;
 }

@@ -1,6 +1,7 @@
 //! Device nodes below `/dev`, made where nothing makes them for us: in a container's own `/dev`, and
 //! where no udev runs.
 
+use std::fs::Metadata;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
@@ -50,7 +51,7 @@ pub(crate) fn ensure(path: &Path, kind: NodeKind, number: (u32, u32)) -> Result<
     }
 }
 
-fn stands_for(meta: &std::fs::Metadata, kind: NodeKind, number: dev_t) -> bool {
+fn stands_for(meta: &Metadata, kind: NodeKind, number: dev_t) -> bool {
     let is_kind = match kind {
         NodeKind::Block => meta.file_type().is_block_device(),
         NodeKind::Character => meta.file_type().is_char_device(),
@@ -60,7 +61,11 @@ fn stands_for(meta: &std::fs::Metadata, kind: NodeKind, number: dev_t) -> bool {
 
 /// The number of the block device that `path` stands for; links are followed.
 pub(crate) fn block_number(path: &Path) -> std::io::Result<(u32, u32)> {
-    let meta = path.metadata()?;
+    block_number_of(&path.metadata()?)
+}
+
+/// The number of the block device that was looked at.
+pub(crate) fn block_number_of(meta: &Metadata) -> std::io::Result<(u32, u32)> {
     if !meta.file_type().is_block_device() {
         let what = "it is not a block device";
         return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, what));

@@ -32,4 +32,7 @@ pub struct Backup {
     pub added: u64,
     /// The backup that it was made as the difference to.
     pub parent: Option<BackupId>,
+    /// Whether the volume's schedule made it, which deletes it when its time is over.
+    #[serde(default)]
+    pub scheduled: bool,
 }

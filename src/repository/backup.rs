@@ -1,25 +1,29 @@
 //! Making backups, and reading what their snapshot files say.
 
 use std::ops::Range;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use rustic_core::jiff;
-use rustic_core::repofile::{SnapshotFile, SnapshotId, StringList};
-use rustic_core::{BackupOptions, IndexedIdsStatus, ParentOptions, TreeId};
+use rustic_core::repofile::{SnapshotFile, SnapshotId, SnapshotSummary, StringList};
+use rustic_core::{FileType, jiff};
 
 use super::Repository;
-use super::image::{Difference, IMAGE, Image, ImageSource, Stamps, segment_number, segments};
+use super::archive::{Archiver, Parent};
+use super::image::Image;
 use super::lock::Access;
-use super::manifest::{Layout, MANIFEST, Manifest};
+use super::manifest::{Layout, Manifest};
+use super::restore::Indexed;
 use super::session::Session;
 use crate::error::{Error, Result};
+use crate::failpoint::{self, BackendStep};
 use crate::id::{BackupId, SnapshotUuid};
 use crate::model::{Backup, Progress};
 use crate::name::RepositoryName;
 
 /// The tag of every backup that we made.
 const OURS: &str = "holdfast";
+
+/// The tag of those that a schedule made.
+const SCHEDULED: &str = "scheduled";
 
 /// A snapshot of a block volume to back up.
 #[derive(Debug)]
@@ -30,6 +34,8 @@ pub struct ImageJob {
     pub image: Image,
     /// What it is the difference to.
     pub base: Option<Base>,
+    /// Whether the volume's schedule makes it.
+    pub scheduled: bool,
 }
 
 /// A backup of an earlier snapshot of the same volume, and what may differ from that snapshot.
@@ -58,69 +64,53 @@ impl Repository {
     pub fn back_up_image(&self, job: ImageJob, progress: &Arc<Progress>) -> Result<Stored> {
         let session = self.session(progress)?;
         let opened = self.open(&session)?;
+        let cipher = self.cipher(&opened)?;
         let _lock = self.lock(&session, &opened, Access::Shared)?;
         self.mend(&session, &opened)?;
-        let indexed = Arc::new(opened.to_indexed_ids().map_err(|error| session.explain(&error))?);
-        let size = job.image.size;
-        let mut options = BackupOptions::default();
-        options.no_scan = true;
-        let parent = match &job.base {
-            Some(base) => parent_of(&session, &indexed, base.backup)?,
+        let indexed = opened.to_indexed().map_err(|error| session.explain(&error))?;
+        let base = match &job.base {
+            Some(base) => {
+                parent(&session, &indexed, base.backup)?.map(|(id, file)| (id, file.tree))
+            }
             None => None,
         };
-        options.parent_opts = ParentOptions::default();
-        match &parent {
-            Some(parent) => options.parent_opts.parents = vec![parent.id.to_hex().to_string()],
-            None => options.parent_opts.force = true,
-        }
-        let difference = job.base.zip(parent).map(|(base, parent)| Difference {
-            changed: base.changed,
-            stamps: Box::new(ParentStamps::new(Arc::clone(&indexed), parent.tree)),
-        });
         let manifest = Manifest { layout: Layout::IMAGE, ..job.manifest };
-        let snapshot = describe(&manifest, &self.settings.node)?;
-        progress.add_total(size);
-        let source = ImageSource {
-            session: Arc::clone(&session),
-            image: Arc::new(job.image),
-            manifest: manifest.to_json()?,
-            manifest_name: MANIFEST,
-            stamp: stamp(&manifest)?,
-            difference: Mutex::new(difference),
-        };
-        let stored = indexed
-            .archive(&options, &source, snapshot, &[PathBuf::from("/")])
-            .map_err(|error| session.explain(&error))?;
-        let files = stored.summary.as_ref().map_or(0, |summary| summary.total_files_processed);
-        let backup = read(&self.settings.name, &stored)?
+        let mut file = describe(&manifest, &self.settings.node, job.scheduled)?;
+        file.parent = base.map(|(id, _)| id);
+        let changed = job.base.map(|base| base.changed).unwrap_or_default();
+        let parent = base.map(|(_, root)| Parent { root, changed });
+        progress.add_total(job.image.size());
+        let archived = Archiver::new(&session, &indexed, &cipher, &job.image, parent)
+            .run(&manifest.to_json()?)?;
+        file.tree = archived.root;
+        let mut summary = SnapshotSummary::default();
+        summary.total_bytes_processed = job.image.size();
+        summary.data_added_packed = archived.added;
+        file.summary = Some(summary);
+        let json = serde_json::to_vec(&file)
+            .map_err(|error| Error::internal("a snapshot file").caused_by(error))?;
+        let id = session.put_sealed(FileType::Snapshot.dirname(), &cipher, &json)?;
+        failpoint::reached_blocking(BackendStep::RepositorySnapshot)?;
+        file.id = SnapshotId::from(rustic_core::Id::try_from(id)?);
+        let backup = read(&self.settings.name, &file)?
             .ok_or_else(|| Error::internal("a backup that was just made is not ours"))?;
-        if files != segments(size) + 1 {
-            // The session refuses a backup from which anything was left out; were that to fail, this tells.
-            self.remove(backup.id)?;
-            return Err(Error::internal(format!(
-                "the backup has {files} files and should have {}; it was removed",
-                segments(size) + 1
-            )));
-        }
-        Ok(Stored { backup, read: session.read() })
+        Ok(Stored { backup, read: archived.read })
     }
 }
 
-/// The backup to make the difference to, if it is still there and its trees can be read.
-fn parent_of(
+/// The backup to make the difference to, if it is still there.
+fn parent(
     session: &Session,
-    repository: &rustic_core::Repository<IndexedIdsStatus>,
+    indexed: &Indexed,
     backup: BackupId,
-) -> Result<Option<SnapshotFile>> {
+) -> Result<Option<(SnapshotId, SnapshotFile)>> {
     let id = snapshot_id(session, backup)?;
-    let mut there = repository.list::<SnapshotId>().map_err(|error| session.explain(&error))?;
+    let mut there = indexed.list::<SnapshotId>().map_err(|error| session.explain(&error))?;
     if !there.any(|one| one == id) {
         return Ok(None);
     }
-    let mut file: SnapshotFile =
-        repository.get_file(&id).map_err(|error| session.explain(&error))?;
-    file.id = id;
-    Ok(Some(file))
+    let file = indexed.get_file(&id).map_err(|error| session.explain(&error))?;
+    Ok(Some((id, file)))
 }
 
 /// The id of a backup's snapshot file.
@@ -129,52 +119,8 @@ pub(super) fn snapshot_id(session: &Session, backup: BackupId) -> Result<Snapsho
     id.map(SnapshotId::from).map_err(|error| session.explain(&error))
 }
 
-/// The stamps in the trees of a parent.
-struct ParentStamps {
-    repository: Arc<rustic_core::Repository<IndexedIdsStatus>>,
-    /// The directories of segments by name.
-    directories: Vec<(String, TreeId)>,
-}
-
-impl ParentStamps {
-    fn new(repository: Arc<rustic_core::Repository<IndexedIdsStatus>>, root: TreeId) -> Self {
-        let subtree = |tree: TreeId, name: &str| {
-            let tree = repository.get_tree(&tree).ok()?;
-            tree.nodes.into_iter().find(|node| node.name == name)?.subtree
-        };
-        let directories = subtree(root, IMAGE)
-            .and_then(|image| repository.get_tree(&image).ok())
-            .map(|tree| {
-                tree.nodes.into_iter().filter_map(|node| Some((node.name, node.subtree?))).collect()
-            })
-            .unwrap_or_default();
-        Self { repository, directories }
-    }
-}
-
-impl Stamps for ParentStamps {
-    fn directory(&mut self, name: &str) -> Option<Vec<(u64, jiff::Timestamp)>> {
-        let (_, tree) = self.directories.iter().find(|(one, _)| one == name)?;
-        let tree = self.repository.get_tree(tree).ok()?;
-        let stamps = tree
-            .nodes
-            .iter()
-            .map(|node| Some((segment_number(name, &node.name)?, node.meta.mtime?)));
-        stamps.collect()
-    }
-}
-
-/// The times of what is new in a backup: the second at which its snapshot was cut, and in place of the
-/// nanoseconds a part of the snapshot's uuid, so that two snapshots never have the same, whatever the clock does.
-fn stamp(manifest: &Manifest) -> Result<jiff::Timestamp> {
-    let nanoseconds = i32::try_from(manifest.snapshot.uuid.uuid().as_u128() % 999_999_998 + 1);
-    let nanoseconds = nanoseconds.map_err(|error| Error::internal("a stamp").caused_by(error))?;
-    jiff::Timestamp::new(manifest.snapshot.created.as_second(), nanoseconds)
-        .map_err(|error| Error::invalid("the snapshot's time makes no sense").caused_by(error))
-}
-
 /// The snapshot file of a backup to be.
-fn describe(manifest: &Manifest, node: &str) -> Result<SnapshotFile> {
+fn describe(manifest: &Manifest, node: &str, scheduled: bool) -> Result<SnapshotFile> {
     let (volume, cut) = (&manifest.volume, &manifest.snapshot);
     let mut tags = StringList::default();
     for tag in [
@@ -187,6 +133,9 @@ fn describe(manifest: &Manifest, node: &str) -> Result<SnapshotFile> {
         format!("size={}", cut.size.map_or(0, |size| size.bytes())),
     ] {
         tags.add(tag);
+    }
+    if scheduled {
+        tags.add(SCHEDULED.to_owned());
     }
     let time = jiff::Timestamp::from_second(cut.created.as_second())
         .map_err(|error| Error::invalid("the snapshot's time makes no sense").caused_by(error))?;
@@ -226,6 +175,7 @@ pub(super) fn read(repository: &RepositoryName, file: &SnapshotFile) -> Result<O
             created: ::jiff::Timestamp::from_second(file.time.timestamp().as_second()).ok()?,
             added: file.summary.as_ref().map_or(0, |summary| summary.data_added_packed),
             parent: file.parent.and_then(|parent| id(parent).ok()),
+            scheduled: file.tags.contains(SCHEDULED),
         })
     };
     // One that somebody has tagged by hand is not ours to understand.

@@ -9,12 +9,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use super::cipher::Cipher;
+use super::cipher::{Cipher, Digest};
 use super::store::Store;
 use crate::error::{ErrorKind, Result};
-use crate::id::BackupId;
 
 const LOCKS: &str = "locks";
 
@@ -76,8 +74,7 @@ impl Lock {
         let json = serde_json::to_vec(&file)
             .map_err(|error| store.error(ErrorKind::Internal, "a lock").caused_by(error))?;
         let sealed = cipher.seal(&json)?;
-        // A digest as any other: files of a repository are named so.
-        let digest = BackupId::from_bytes(Sha256::digest(&sealed).into()).to_string();
+        let digest = Digest::of(&sealed).to_string();
         let name = format!("{LOCKS}/{digest}");
         own().insert(name.clone());
         // From here on its end removes it, stored or not.

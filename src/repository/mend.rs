@@ -4,18 +4,18 @@
 //! `verify` leaves a note of each pack that it found damaged, and the next backup puts that in order before
 //! it begins. Nothing is deleted: a pack is moved aside, and what is whole in it is stored again first.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use rustic_core::repofile::{BlobType, IndexBlob, IndexFile, IndexId, IndexPack};
-use rustic_core::{FileType, Id};
-use serde_json::Value;
-use sha2::{Digest, Sha256};
+use bytes::Bytes;
+use rustic_core::FileType;
+use rustic_core::repofile::{BlobType, IndexBlob, IndexFile, IndexPack};
 
-use super::cipher::Cipher;
-use super::session::{Session, object};
-use super::{Opened, Repository};
-use crate::error::{ErrorKind, Result};
-use crate::id::BackupId;
+use super::cipher::{Cipher, Digest};
+use super::pack::{Blob, Kind, Pack, PackEntry, Packing, store_index};
+use super::session::{Session, object, pack_name};
+use super::{COMPRESSION, Opened, Repository};
+use crate::error::Result;
 
 /// Notes of packs that were found damaged.
 const NOTES: &str = "holdfast/damaged";
@@ -48,19 +48,31 @@ impl Repository {
 /// Each step may be the last of a daemon; all of them may be repeated.
 fn set_aside(session: &Arc<Session>, opened: &Opened, cipher: &Cipher, pack: &str) -> Result<()> {
     let store = session.store();
-    let from = format!("data/{}/{pack}", pack.get(..2).unwrap_or_default());
+    let from = pack_name(&pack);
     let content = store.get(&from)?;
     for item in opened.stream_files::<IndexFile>().map_err(|error| session.explain(&error))? {
-        let (id, mut index) = item.map_err(|error| session.explain(&error))?;
-        let named = |one: &IndexPack| *one.id.to_hex() == *pack;
-        let Some(at) = index.packs.iter().position(named) else { continue };
-        let damaged = index.packs.swap_remove(at);
-        if let Some(content) = &content
-            && let Some(whole) = store_whole(session, cipher, content, &damaged)?
-        {
-            index.packs.push(whole);
+        let (id, index) = item.map_err(|error| session.explain(&error))?;
+        let (damaged, others): (Vec<_>, Vec<_>) =
+            index.packs.into_iter().partition(|one| *one.id.to_hex() == *pack);
+        if damaged.is_empty() {
+            continue;
         }
-        store_index(session, cipher, &index, id)?;
+        let mut packs = others.iter().map(entry).collect::<Result<Vec<_>>>()?;
+        for damaged in &damaged {
+            if let Some(content) = &content {
+                packs.extend(store_whole(session, cipher, content, entry(damaged)?)?);
+            }
+        }
+        if !packs.is_empty() {
+            store_index(session, cipher, &packs)?;
+        }
+        if !index.packs_to_delete.is_empty() {
+            // Left out, they are found as packs that no index names, and removed by a later prune.
+            tracing::debug!(
+                packs = index.packs_to_delete.len(),
+                "marks of packs to delete are dropped"
+            );
+        }
         store.remove(&object(FileType::Index, &id))?;
     }
     if let Some(content) = content {
@@ -70,82 +82,51 @@ fn set_aside(session: &Arc<Session>, opened: &Opened, cipher: &Cipher, pack: &st
     Ok(())
 }
 
-/// Stores what is whole in a pack as a pack of its own.
+/// A pack's entry in the index, as we write it.
+fn entry(pack: &IndexPack) -> Result<PackEntry> {
+    let blob = |blob: &IndexBlob| -> Result<Blob> {
+        Ok(Blob {
+            id: Digest::try_from(blob.id.into_inner())?,
+            kind: match blob.tpe {
+                BlobType::Data => Kind::Data,
+                BlobType::Tree => Kind::Tree,
+            },
+            offset: blob.location.offset,
+            length: blob.location.length,
+            uncompressed_length: blob.location.uncompressed_length.map(NonZeroU32::get),
+        })
+    };
+    Ok(PackEntry {
+        id: Digest::try_from(pack.id.into_inner())?,
+        blobs: pack.blobs.iter().map(blob).collect::<Result<_>>()?,
+    })
+}
+
+/// Stores what is whole in a damaged pack as a pack of its own.
 fn store_whole(
     session: &Session,
     cipher: &Cipher,
-    content: &[u8],
-    damaged: &IndexPack,
-) -> Result<Option<IndexPack>> {
-    let mut pack = Vec::new();
-    let mut header = Vec::new();
-    let mut blobs = Vec::new();
-    for blob in &damaged.blobs {
-        let Some(sealed) = whole(cipher, content, blob) else { continue };
-        let mut kept = *blob;
-        let too_large =
-            || session.store().error(ErrorKind::Corrupt, "a pack is larger than packs may be");
-        kept.location.offset = u32::try_from(pack.len()).map_err(|_| too_large())?;
-        pack.extend_from_slice(sealed);
-        header.extend_from_slice(&header_entry(&kept));
-        blobs.push(kept);
+    content: &Bytes,
+    damaged: PackEntry,
+) -> Result<Option<PackEntry>> {
+    let mut packing = Packing::new(COMPRESSION)?;
+    let mut pack = Pack::default();
+    for blob in damaged.blobs {
+        let start = blob.offset as usize;
+        let end = start + blob.length as usize;
+        if end > content.len() {
+            continue;
+        }
+        let sealed = content.slice(start..end);
+        let plain = packing.open(cipher, &sealed, blob.uncompressed_length);
+        if plain.is_ok_and(|plain| Digest::of(&plain) == blob.id) {
+            pack.add(blob.kind, blob.id, sealed, blob.uncompressed_length)?;
+        }
     }
-    if blobs.is_empty() {
+    if pack.is_empty() {
         return Ok(None);
     }
-    let header = cipher.seal(&header)?;
-    pack.extend_from_slice(&header);
-    let length = u32::try_from(header.len());
-    let length = length
-        .map_err(|_| session.store().error(ErrorKind::Corrupt, "a pack has too many chunks"))?;
-    pack.extend_from_slice(&length.to_le_bytes());
-    let digest = digest(&pack);
-    let id: Id = digest.parse().map_err(|error: Box<_>| session.explain(&error))?;
-    session.store().put(&object(FileType::Pack, &id), &[pack.into()])?;
-    Ok(Some(IndexPack { id: id.into(), blobs, time: None, size: None }))
-}
-
-/// The sealed bytes of a chunk, if they are what was stored.
-fn whole<'a>(cipher: &Cipher, content: &'a [u8], blob: &IndexBlob) -> Option<&'a [u8]> {
-    let start = usize::try_from(blob.location.offset).ok()?;
-    let sealed = content.get(start..)?.get(..usize::try_from(blob.location.length).ok()?)?;
-    let plain = cipher.open(sealed).ok()?;
-    let plain = match blob.location.uncompressed_length {
-        Some(_) => zstd::decode_all(&plain[..]).ok()?,
-        None => plain,
-    };
-    (digest(&plain) == *blob.id.to_hex()).then_some(sealed)
-}
-
-/// A chunk in the header of a pack (restic's `doc/design.rst`, "Pack Format").
-fn header_entry(blob: &IndexBlob) -> Vec<u8> {
-    let tree = u8::from(blob.tpe == BlobType::Tree);
-    let mut entry = match blob.location.uncompressed_length {
-        None => vec![tree],
-        Some(_) => vec![2 + tree],
-    };
-    entry.extend_from_slice(&blob.location.length.to_le_bytes());
-    if let Some(length) = blob.location.uncompressed_length {
-        entry.extend_from_slice(&length.get().to_le_bytes());
-    }
-    // An id is its digest.
-    let digest: Option<Vec<u8>> = {
-        let hex = blob.id.to_hex();
-        (0..32).map(|i| u8::from_str_radix(hex.get(2 * i..2 * i + 2)?, 16).ok()).collect()
-    };
-    entry.extend(digest.unwrap_or_default());
-    entry
-}
-
-fn store_index(session: &Session, cipher: &Cipher, index: &IndexFile, old: IndexId) -> Result<()> {
-    let internal = |error| session.store().error(ErrorKind::Internal, "an index").caused_by(error);
-    let mut json = serde_json::to_value(index).map_err(internal)?;
-    json["supersedes"] = Value::from(vec![old.to_hex().to_string()]);
-    let sealed = cipher.seal(&serde_json::to_vec(&json).map_err(internal)?)?;
-    let name = format!("{}/{}", FileType::Index.dirname(), digest(&sealed));
-    session.store().put(&name, &[sealed.into()])
-}
-
-fn digest(bytes: &[u8]) -> String {
-    BackupId::from_bytes(Sha256::digest(bytes).into()).to_string()
+    let (content, entry) = pack.close(cipher)?;
+    session.store_pack(&entry.id, content)?;
+    Ok(Some(entry))
 }

@@ -4,6 +4,7 @@
 //! Everything here blocks, and is called on threads that may. A backup is there when its snapshot file is:
 //! that is stored last, when all that it needs is durable, and only if everything was read.
 
+mod archive;
 mod backup;
 mod cipher;
 mod image;
@@ -12,6 +13,7 @@ mod lock;
 mod manifest;
 mod mend;
 mod objects;
+mod pack;
 mod restore;
 mod secret;
 mod session;
@@ -48,10 +50,6 @@ use cipher::Cipher;
 use lock::{Access, Lock};
 use session::{Objects, Session};
 use store::Store;
-
-/// Bytes of a chunk, the unit that is deduplicated: the same in every repository that we make, because
-/// chunks of other sizes are never equal (`docs/benchmarks.md`).
-const CHUNK: u64 = 1 << 20;
 
 /// The compression level of zstd: the fastest of the usual ones (`docs/benchmarks.md`).
 const COMPRESSION: i32 = 1;
@@ -229,7 +227,7 @@ impl Repository {
         let config = ConfigOptions::default()
             .set_version(2_u32)
             .set_chunker(rustic_core::repofile::Chunker::FixedSize)
-            .set_chunk_size(bytesize::ByteSize(CHUNK))
+            .set_chunk_size(bytesize::ByteSize(image::CHUNK))
             .set_compression(COMPRESSION);
         self.closed(&session)?
             .init(
@@ -272,6 +270,14 @@ impl Repository {
             ids.iter().filter_map(|(_, id)| known.get(id).cloned().flatten()).collect();
         backups.sort_by_key(|backup| (backup.created, backup.id));
         Ok(backups)
+    }
+
+    /// Bytes that its packs take.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn size(&self) -> Result<u64> {
+        Ok(self.store()?.list("data")?.iter().map(|(_, size)| size).sum())
     }
 
     /// Removes a backup. What only it needs is removed by a later prune.

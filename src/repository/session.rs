@@ -1,6 +1,5 @@
 //! A repository's objects as rustic_core reads and writes them, for one piece of work.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -10,6 +9,7 @@ use rustic_core::{
 };
 use tokio::task::JoinSet;
 
+use super::cipher::{Cipher, Digest};
 use super::store::Store;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, BackendStep};
@@ -25,7 +25,6 @@ pub(super) struct Session {
     store: Arc<Store>,
     progress: Arc<Progress>,
     failure: Mutex<Option<Error>>,
-    read: AtomicU64,
     packs: Mutex<JoinSet<Result<()>>>,
 }
 
@@ -35,7 +34,6 @@ impl Session {
             store,
             progress,
             failure: Mutex::new(None),
-            read: AtomicU64::new(0),
             packs: Mutex::new(JoinSet::new()),
         })
     }
@@ -44,15 +42,9 @@ impl Session {
         &self.store
     }
 
-    /// Counts bytes of the volume that are done; `read` of them had to be read.
-    pub(super) fn count(&self, done: u64, read: u64) {
-        self.progress.add(done);
-        self.read.fetch_add(read, Ordering::Relaxed);
-    }
-
-    /// Bytes that were read of the volume.
-    pub(super) fn read(&self) -> u64 {
-        self.read.load(Ordering::Relaxed)
+    /// Counts bytes of the volume that are done.
+    pub(super) fn count(&self, bytes: u64) {
+        self.progress.add(bytes);
     }
 
     /// Keeps the first failure: what comes after it is its consequence. From now on nothing can be stored
@@ -84,7 +76,7 @@ impl Session {
     }
 
     /// Waits until at most `left` packs are on their way.
-    fn wait_for_packs(&self, left: usize) -> Result<()> {
+    pub(super) fn wait_for_packs(&self, left: usize) -> Result<()> {
         let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
         self.store.runtime().block_on(async {
             while packs.len() > left {
@@ -100,31 +92,56 @@ impl Session {
         })
     }
 
-    fn write(&self, tpe: FileType, id: &Id, content: BytesList) -> Result<()> {
+    /// Sends a pack on its way to the store. [`Session::wait_for_packs`] tells whether it got there.
+    pub(super) fn store_pack(
+        &self,
+        id: &impl std::fmt::Display,
+        content: Vec<Bytes>,
+    ) -> Result<()> {
         self.go_on()?;
-        let name = object(tpe, id);
-        let store = Arc::clone(&self.store);
+        self.wait_for_packs(PACKS_AT_ONCE - 1)?;
+        let (name, store) = (pack_name(id), Arc::clone(&self.store));
+        let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+        packs.spawn_blocking_on(
+            move || {
+                store.put(&name, &content)?;
+                failpoint::reached_blocking(BackendStep::RepositoryPack)
+            },
+            self.store.runtime(),
+        );
+        Ok(())
+    }
+
+    /// Stores a file that names packs, once those are stored. Gives its name.
+    pub(super) fn put_sealed(
+        &self,
+        directory: &str,
+        cipher: &Cipher,
+        json: &[u8],
+    ) -> Result<Digest> {
+        self.wait_for_packs(0)?;
+        self.go_on()?;
+        let sealed = cipher.seal(json)?;
+        let digest = Digest::of(&sealed);
+        self.store.put(&format!("{directory}/{digest}"), &[sealed.into()])?;
+        Ok(digest)
+    }
+
+    fn write(&self, tpe: FileType, id: &Id, content: BytesList) -> Result<()> {
         if tpe == FileType::Pack {
-            self.wait_for_packs(PACKS_AT_ONCE - 1)?;
-            let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
-            packs.spawn_blocking_on(
-                move || {
-                    store.put(&name, content.slice())?;
-                    failpoint::reached_blocking(BackendStep::RepositoryPack)
-                },
-                self.store.runtime(),
-            );
-            return Ok(());
+            return self.store_pack(&id.to_hex().as_str(), content.into_vec());
         }
         // What names packs is stored when they are.
         self.wait_for_packs(0)?;
-        self.store.put(&name, content.slice())?;
-        match tpe {
-            FileType::Index => failpoint::reached_blocking(BackendStep::RepositoryIndex),
-            FileType::Snapshot => failpoint::reached_blocking(BackendStep::RepositorySnapshot),
-            _ => Ok(()),
-        }
+        self.go_on()?;
+        self.store.put(&object(tpe, id), content.slice())
     }
+}
+
+/// The name of a pack.
+pub(super) fn pack_name(id: &impl std::fmt::Display) -> String {
+    let id = id.to_string();
+    format!("data/{}/{id}", id.get(..2).unwrap_or_default())
 }
 
 /// The name of a file of a repository.
@@ -132,8 +149,8 @@ pub(super) fn object(tpe: FileType, id: &Id) -> String {
     let hex = id.to_hex();
     match tpe {
         FileType::Config => "config".to_owned(),
-        FileType::Pack => format!("data/{}/{}", &hex[..2], &hex[..]),
-        other => format!("{}/{}", other.dirname(), &hex[..]),
+        FileType::Pack => pack_name(&hex.as_str()),
+        other => format!("{}/{}", other.dirname(), hex.as_str()),
     }
 }
 

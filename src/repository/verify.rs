@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Repository;
-use super::restore::{Fault, chunks, for_each_chunk, manifest, read_chunk};
+use super::restore::{Fault, Reading};
 use crate::error::Result;
 use crate::id::BackupId;
 use crate::model::Progress;
@@ -46,39 +46,32 @@ impl Repository {
     /// `NotFound` if there is no such backup; the repository cannot be reached; `Cancelled`. Damage is no
     /// error, but what is told.
     pub fn verify(&self, id: BackupId, progress: &Arc<Progress>) -> Result<Verified> {
-        let session = self.session(progress)?;
-        let opened = self.open(&session)?;
-        let _lock = self.lock_to_read(&session, &opened)?;
-        let indexed = opened.to_indexed().map_err(|error| session.explain(&error))?;
-        let file = self.snapshot_file(&session, &indexed, id)?;
+        let reading = Reading::new(self, id, progress)?;
         let found = Mutex::new(Found::default());
         let lock = || found.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = manifest(&session, &indexed, &file).and_then(|manifest| {
+        let runs = reading.manifest().and_then(|manifest| {
             let size = manifest.image_size()?;
             progress.add_total(size);
-            chunks(&session, &indexed, &file, size)
+            reading.runs(size)
         });
-        let all = match read {
-            Ok(all) => all,
-            Err(fault) => {
-                lock().note(fault)?;
-                Vec::new()
-            }
-        };
-        for_each_chunk(&session, &all, |chunk| {
-            let read = read_chunk(&session, &indexed, chunk);
-            progress.add(chunk.length);
-            match read {
-                Ok(_) => lock().verified.bytes += chunk.length,
-                Err(fault) => lock().note(fault)?,
-            }
-            Ok(())
-        })?;
+        match runs {
+            Ok(runs) => reading.each(&runs, |chunk, data| {
+                match data {
+                    Ok(data) => {
+                        progress.add(chunk.bytes(data));
+                        lock().verified.bytes += chunk.bytes(data);
+                    }
+                    Err(fault) => lock().note(fault)?,
+                }
+                Ok(())
+            })?,
+            Err(fault) => lock().note(fault)?,
+        }
         let Found { mut verified, packs } =
             found.into_inner().unwrap_or_else(PoisonError::into_inner);
         verified.damage.sort();
         for pack in packs {
-            if let Err(error) = self.note_damage(&session, &pack) {
+            if let Err(error) = self.note_damage(&reading.session, &pack) {
                 tracing::warn!("the next backup cannot mend this: {}", error.full_message());
             }
         }

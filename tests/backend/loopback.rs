@@ -10,7 +10,6 @@ use holdfast::backend::loopback::{LoopBackend, LoopConfig};
 use holdfast::backend::{Backend, ContentRef, CopyCost, Expected, Locator, Presence};
 use holdfast::clock::System;
 use holdfast::error::ErrorKind;
-use holdfast::id::{SnapshotUuid, VolumeUuid};
 use holdfast::linux::LinuxHost;
 use holdfast::model::Outcome;
 use holdfast::options::FilesystemKind;
@@ -18,21 +17,16 @@ use holdfast::units::ByteSize;
 
 use crate::place::{Place, loop_devices_below, path, run};
 
-/// The images' own directory.
+/// Devices are written to like files.
 #[derive(Debug)]
-struct Files(PathBuf);
+struct Devices;
 
 #[async_trait]
-impl RawContent for Files {
+impl RawContent for Devices {
     async fn write(&self, device: &Path, at: u64, bytes: &[u8]) {
         let file = std::fs::File::options().write(true).open(device).unwrap();
         file.write_all_at(bytes, at).unwrap();
         file.sync_all().unwrap();
-    }
-
-    async fn read_snapshot(&self, volume: VolumeUuid, snapshot: SnapshotUuid) -> Vec<u8> {
-        let path = self.0.join(volume.to_string()).join("snapshots").join(snapshot.to_string());
-        std::fs::read(path).unwrap()
     }
 }
 
@@ -57,7 +51,7 @@ async fn trial(place: &Place, dir: PathBuf, filesystem: FilesystemKind) -> Trial
         backend: Arc::new(open(&dir).await),
         host: Arc::new(LinuxHost::new().unwrap()),
         entropy: Arc::new(System),
-        raw: Arc::new(Files(dir)),
+        raw: Arc::new(Devices),
         scratch,
         filesystem,
         size,
@@ -240,6 +234,28 @@ async fn anything_but_a_plain_file_is_no_image() {
         trial.backend.delete(volume.uuid).await.unwrap().ignore();
     }
     assert_eq!(std::fs::read_to_string(&victim).unwrap(), "untouched");
+}
+
+#[tokio::test]
+async fn anything_but_a_plain_file_is_no_snapshot() {
+    let (trial, place) = on_ext4(FilesystemKind::Ext4).await;
+    let extents = trial.backend.extents().unwrap();
+    let victim = place.path().join("victim");
+    std::fs::write(&victim, "secret").unwrap();
+    for make in [0, 1, 2] {
+        let volume = trial.created("v").await;
+        let snapshot = trial.cut(&volume, None).await;
+        let snapshots = place.path().join("loop").join(volume.uuid.to_string()).join("snapshots");
+        let file = snapshots.join(snapshot.to_string());
+        std::fs::remove_file(&file).unwrap();
+        match make {
+            0 => symlink(&victim, &file).unwrap(),
+            1 => std::fs::create_dir(&file).unwrap(),
+            _ => drop(run("mkfifo", &[path(&file)])),
+        }
+        let refused = extents.open_snapshot(volume.uuid, snapshot).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Corrupt, "{}", refused.full_message());
+    }
 }
 
 #[tokio::test]

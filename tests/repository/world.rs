@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
+use holdfast::backend::SnapshotImage;
 use holdfast::id::{BackupId, Generation, SnapshotUuid, VolumeUuid};
 use holdfast::model::{Backup, Content, Progress, Snapshot, SnapshotOrigin, Volume, VolumeState};
 use holdfast::options::{FilesystemKind, OnRemove, Ownership};
@@ -225,11 +226,14 @@ impl Cut {
             manifest: self.manifest.clone(),
 
             image: Image {
-                file: Arc::clone(&self.file),
-                size: self.content.len() as u64,
+                content: SnapshotImage::lasting(
+                    self.file.try_clone().unwrap(),
+                    self.content.len() as u64,
+                ),
                 allocated: differing(&[], &self.content),
             },
             base,
+            scheduled: false,
         }
     }
 }

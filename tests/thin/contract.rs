@@ -32,33 +32,16 @@ mod in_lab {
     use std::sync::Arc;
 
     use async_trait::async_trait;
-    use holdfast::backend::contract::{RawContent, Trial, device_of, progress, volume_on};
-    use holdfast::backend::thin::{ThinBackend, ThinConfig, ThinStorage};
-    use holdfast::backend::{Backend, ContentRef, Expected, Snapshots};
-    use holdfast::clock::{Entropy, System};
-    use holdfast::error::ErrorKind;
-    use holdfast::id::{SnapshotUuid, VolumeUuid};
+    use holdfast::backend::contract::{RawContent, Trial};
+    use holdfast::backend::thin::ThinBackend;
+    use holdfast::backend::{Backend, Expected};
+    use holdfast::clock::System;
     use holdfast::linux::LinuxHost;
-    use holdfast::model::Volume;
     use holdfast::options::FilesystemKind;
     use holdfast::units::ByteSize;
 
     use crate::common::lab::assert_inside;
-
-    fn config(directory: &Path) -> ThinConfig {
-        ThinConfig {
-            name: "thin".parse().unwrap(),
-            storage: ThinStorage::Files {
-                directory: directory.to_owned(),
-                size: ByteSize::new(4 << 30),
-            },
-            chunk_size: ByteSize::new(64 << 10),
-            default_size: ByteSize::GIB,
-            low_water: "20%".parse().unwrap(),
-            min_free: "10%".parse().unwrap(),
-            copies: directory.join("copies"),
-        }
-    }
+    use crate::helpers::backend_config;
 
     /// A directory with a pool in it, which ends before its files do.
     struct Place {
@@ -83,7 +66,7 @@ mod in_lab {
         let scratch = directory.path().join("mounts");
         std::fs::create_dir(&scratch).unwrap();
         let backend = Arc::new(
-            ThinBackend::open(config(&directory.path().join("thin")), Expected::Anything)
+            ThinBackend::open(backend_config(&directory.path().join("thin")), Expected::Anything)
                 .await
                 .unwrap(),
         );
@@ -91,7 +74,7 @@ mod in_lab {
             backend: Arc::clone(&backend) as Arc<dyn Backend>,
             host: Arc::new(LinuxHost::new().unwrap()),
             entropy: Arc::new(System),
-            raw: Arc::new(Devices(Arc::clone(&backend))),
+            raw: Arc::new(Devices),
             scratch,
             filesystem,
             size: ByteSize::new(match filesystem {
@@ -104,9 +87,9 @@ mod in_lab {
         (trial, Place { backend, _directory: directory })
     }
 
-    /// Devices; a snapshot is read through a volume that is made of it.
+    /// Devices are written to like files.
     #[derive(Debug)]
-    struct Devices(Arc<ThinBackend>);
+    struct Devices;
 
     #[async_trait]
     impl RawContent for Devices {
@@ -114,27 +97,6 @@ mod in_lab {
             let file = std::fs::File::options().write(true).open(device).unwrap();
             file.write_all_at(bytes, at).unwrap();
             file.sync_all().unwrap();
-        }
-
-        async fn read_snapshot(&self, volume: VolumeUuid, snapshot: SnapshotUuid) -> Vec<u8> {
-            let source = ContentRef::Snapshot { volume, snapshot };
-            // The smallest volume that takes the snapshot has its size.
-            for mebibytes in 1.. {
-                let uuid = VolumeUuid::from_uuid(System.uuid());
-                let size = Some(ByteSize::new(mebibytes << 20));
-                let copy = Volume { size, ..volume_on(&*self.0, uuid, "copy") };
-                let made = self.0.create_from(source, &copy, &progress(), None).await;
-                match made {
-                    Err(error) if error.kind() == ErrorKind::Invalid => continue,
-                    made => made.unwrap().ignore(),
-                }
-                let attachment = self.0.attach((&copy).into()).await.unwrap();
-                let bytes = std::fs::read(device_of(&attachment)).unwrap();
-                self.0.detach((&copy).into()).await.unwrap().ignore();
-                self.0.delete(copy.uuid).await.unwrap().ignore();
-                return bytes;
-            }
-            unreachable!("a snapshot of any size");
         }
     }
 

@@ -14,7 +14,7 @@ use super::operations::{self, OPERATIONS, Operation, SUBJECT};
 use super::pool::{self, launch, launch_sized};
 use crate::common::daemon::Daemon;
 use crate::common::host::Host;
-use crate::common::lab::{Lab, assert_inside};
+use crate::common::lab::in_lab;
 use crate::common::wait;
 
 const THIN: Place = Place {
@@ -219,201 +219,79 @@ fn every_step_of_the_pool_is_tested_here() {
     }
 }
 
-/// Boots a host and runs the tests of this module there whose names begin so.
-#[track_caller]
-fn in_a_host(tests: &str) {
-    let lab = Lab::new();
-    let host = lab.host("a").memory(3072).modules(&["dm-thin-pool", "loop", "xfs"]).boot();
-    host.run_tests_one_by_one(&format!("crash::in_lab::{tests}"));
-}
-
-/// Each of these boots a host, so that two run at once and none takes too long.
-macro_rules! hosts {
-    ($($test:ident => $tests:literal),* $(,)?) => {$(
-        #[test]
-        fn $test() {
-            in_a_host($tests);
+/// Each of these boots a host of its own, so that two run at once and none takes too long.
+macro_rules! in_hosts {
+    ($($(#[$attribute:meta])* fn $test:ident() $body:block)*) => {$(
+        in_lab! {
+            on |host| host.memory(3072).modules(&["dm-thin-pool", "loop", "xfs"]);
+            $(#[$attribute])*
+            fn $test() $body
         }
     )*};
 }
 
-hosts! {
-    creating_survives_kills => "create_",
-    cloning_survives_kills => "clone_operation",
-    cloning_survives_kills_in_the_pool => "clone_in_the_pool",
-    snapshots_survive_kills => "snapshot_",
-    deleting_snapshots_survives_kills => "delete_snapshot",
-    restoring_survives_kills => "restore_operation",
-    restoring_survives_kills_in_the_pool => "restore_in_the_pool",
-    growing_survives_kills => "grow_",
-    mounting_survives_kills => "mount_",
-    renaming_survives_kills => "rename_",
-    deleting_survives_kills => "delete_volume",
-    beginning_a_pool_survives_kills => "pool_is_begun",
-    finishing_a_pool_survives_kills => "pool_is_finished",
-    starting_a_pool_survives_kills => "pool_is_started",
-    mending_a_pool_survives_kills => "pool_is_mended",
-    growing_a_pool_survives_kills => "pool_grows",
-    failures_leave_nothing => "failures_",
-}
-
-mod in_lab {
-    use super::*;
-
-    fn engine_steps(name: &str) -> Vec<&'static str> {
-        steps_of(operations::find(name)).collect()
+in_hosts! {
+    fn creating_survives_kills() {
+        kill_everywhere("create");
     }
 
-    fn pool_steps(name: &str) -> &'static [&'static str] {
-        WITHIN.iter().find(|(operation, _)| *operation == name).expect("known").1
+    fn cloning_survives_kills() {
+        kill("clone", &engine_steps("clone"));
     }
 
-    fn kill(name: &str, failpoints: &[&str]) {
-        assert_inside();
-        kill_at_each(&THIN, operations::find(name), failpoints.iter().copied());
+    fn cloning_survives_kills_in_the_pool() {
+        kill("clone", pool_steps("clone"));
     }
 
-    fn kill_everywhere(name: &str) {
-        kill(name, &[&engine_steps(name)[..], pool_steps(name)].concat());
+    fn snapshots_survive_kills() {
+        kill_everywhere("snapshot");
     }
 
-    macro_rules! operations {
-        ($($test:ident => $kills:expr),* $(,)?) => {$(
-            #[test]
-            fn $test() {
-                $kills
-            }
-        )*};
+    fn deleting_snapshots_survives_kills() {
+        kill_everywhere("delete-snapshot");
     }
 
-    operations! {
-        create_of_a_volume => kill_everywhere("create"),
-        clone_operation => kill("clone", &engine_steps("clone")),
-        clone_in_the_pool => kill("clone", pool_steps("clone")),
-        snapshot_of_a_mounted_volume => kill_everywhere("snapshot"),
-        delete_snapshot => kill_everywhere("delete-snapshot"),
-        restore_operation => kill("restore", &engine_steps("restore")),
-        restore_in_the_pool => kill("restore", pool_steps("restore")),
-        grow_while_mounted => kill_everywhere("grow"),
-        mount_of_a_volume => kill_everywhere("mount"),
-        mount_of_a_read_only_volume => kill_everywhere("mount-read-only"),
-        mount_undone => kill_everywhere("unmount"),
-        delete_volume => kill_everywhere("delete"),
-        rename_of_a_volume => kill_everywhere("rename"),
+    fn restoring_survives_kills() {
+        kill("restore", &engine_steps("restore"));
     }
 
-    /// Lets each of these steps fail once, in the order in which the operation comes to them, until it
-    /// succeeds.
-    fn fail_at_each(operation: &Operation, steps: &[&str]) {
-        let host = Host::new();
-        let mut daemon = launch(&host).start(&host);
-        // Attached, so that the pool stays active while the daemon is started again.
-        daemon.plugin().create(BYSTANDER, &[("size", "64M")]).unwrap();
-        daemon.plugin().mount(BYSTANDER, "bystander").unwrap();
-        (operation.prepare)(&daemon);
-        let container = operation.in_use.then(|| {
-            let mountpoint = PathBuf::from(daemon.plugin().path(SUBJECT).unwrap());
-            Container::start(&host.inside(mountpoint.join("written")))
-        });
-        daemon.terminate();
-        let armed: Vec<_> = steps.iter().map(|step| format!("{step}=error@1")).collect();
-        let mut daemon = launch(&host).failpoint(&armed.join(",")).start(&host);
-        let mut failures = Vec::new();
-        while let Err(error) = (operation.run)(&daemon) {
-            if operation.already.iter().any(|word| error.contains(word)) {
-                break;
-            }
-            let known = steps.iter().any(|step| error.contains(&format!("failpoint {step}")));
-            assert!(known, "{} failed otherwise: {error}", operation.name);
-            if let Some(container) = &container {
-                container.assert_goes_on(&error);
-            }
-            failures.push(error);
-            assert!(failures.len() <= steps.len(), "{failures:#?}");
-        }
-        assert!(!failures.is_empty(), "{} passed all of {steps:?}", operation.name);
-        if let Some(container) = container {
-            container.stop();
-        }
-        // What was said of the failures is not said for ever.
-        daemon.terminate();
-        daemon.start_again();
-        (operation.check)(&daemon, &host, &THIN);
-        remove_all_but(&[], &daemon, &host);
-        assert_only(&THIN, &daemon, &host, &[]);
-        daemon.terminate();
-        pool::assert_stopped_and_sound(&host);
+    fn restoring_survives_kills_in_the_pool() {
+        kill("restore", pool_steps("restore"));
     }
 
-    #[test]
-    fn failures_of_the_pool() {
-        assert_inside();
-        for (name, steps) in WITHIN {
-            eprintln!("--- {name} fails in the pool");
-            let steps: Vec<_> = steps.iter().copied().filter(|step| !step.contains('@')).collect();
-            fail_at_each(operations::find(name), &steps);
-        }
+    fn growing_survives_kills() {
+        kill_everywhere("grow");
     }
 
-    /// A thin device that somebody else has made is never taken for ours.
-    #[test]
-    fn create_finds_its_number_taken() {
-        assert_inside();
-        let host = Host::new();
-        let mut daemon = launch(&host).start(&host);
-        wait_for_the_pool(&daemon);
-        pool::message("create_thin 1");
-        daemon.terminate();
-        // The start finds that one. Another is made after it.
-        let mut daemon = launch(&host).failpoint(&armed(REFUSED, "kill")).start(&host);
-        wait_for_the_pool(&daemon);
-        pool::message("create_thin 2");
-        daemon.plugin().create("data", &[("size", "64M")]).expect_err("it is killed");
-        assert_killed(&mut daemon, REFUSED);
-        daemon.start_again();
-        daemon.plugin().create("data", &[("size", "64M")]).unwrap();
-        assert_eq!(pool::thin_ids(), [0, 1, 2, 3]);
-        daemon.plugin().remove("data").unwrap();
-        assert_eq!(pool::thin_ids(), [0, 1, 2]);
-        daemon.terminate();
+    fn mounting_survives_kills() {
+        kill_everywhere("mount");
     }
 
-    #[test]
-    fn pool_is_begun() {
+    fn mounting_read_only_survives_kills() {
+        kill_everywhere("mount-read-only");
+    }
+
+    fn unmounting_survives_kills() {
+        kill_everywhere("unmount");
+    }
+
+    fn renaming_survives_kills() {
+        kill_everywhere("rename");
+    }
+
+    fn deleting_survives_kills() {
+        kill_everywhere("delete");
+    }
+
+    fn beginning_a_pool_survives_kills() {
         make_pools(&MAKING[..MAKING.len() / 2]);
     }
 
-    #[test]
-    fn pool_is_finished() {
+    fn finishing_a_pool_survives_kills() {
         make_pools(&MAKING[MAKING.len() / 2..]);
     }
 
-    fn make_pools(failpoints: &[&str]) {
-        assert_inside();
-        for failpoint in failpoints {
-            eprintln!("--- the making of a pool is killed at {failpoint}");
-            let host = Host::new();
-            let mut daemon = launch(&host).failpoint(&armed(failpoint, "kill")).spawn(&host);
-            assert_killed(&mut daemon, failpoint);
-            daemon.start_again();
-            assert_usable_and_stop(&host, daemon);
-        }
-    }
-
-    fn make_and_stop(host: &Host) {
-        let mut daemon = launch(host).start(host);
-        wait_for_the_pool(&daemon);
-        daemon.terminate();
-    }
-
-    /// The daemon answers some requests before it has the pool, but not this one.
-    fn wait_for_the_pool(daemon: &Daemon<'_>) {
-        assert_eq!(daemon.plugin().list(), Vec::<String>::new());
-    }
-
-    #[test]
-    fn pool_is_started_and_stopped() {
-        assert_inside();
+    fn starting_and_stopping_a_pool_survives_kills() {
         let host = Host::new();
         make_and_stop(&host);
         for failpoint in STARTING {
@@ -434,9 +312,7 @@ mod in_lab {
         }
     }
 
-    #[test]
-    fn pool_is_mended_at_the_start() {
-        assert_inside();
+    fn mending_a_pool_survives_kills() {
         let host = Host::new();
         make_and_stop(&host);
         for (first, seconds) in MENDING {
@@ -453,9 +329,7 @@ mod in_lab {
         }
     }
 
-    #[test]
-    fn pool_grows_under_a_container() {
-        assert_inside();
+    fn growing_a_pool_survives_kills() {
         for failpoint in GROWING {
             eprintln!("--- the growth of a pool is killed at {failpoint}");
             let host = Host::new();
@@ -482,17 +356,127 @@ mod in_lab {
         }
     }
 
-    /// A volume can be made, written and removed; then the daemon ends.
-    #[track_caller]
-    fn assert_usable_and_stop(host: &Host, mut daemon: Daemon<'_>) {
-        let plugin = daemon.plugin();
-        plugin.create(BYSTANDER, &[("size", "64M")]).unwrap();
-        let mountpoint = plugin.mount(BYSTANDER, "bystander").unwrap();
-        daemon.write(mountpoint.join("file"), "text");
-        assert_pool_has_only(&daemon, 1);
-        remove_all_but(&[], &daemon, host);
-        assert_only(&THIN, &daemon, host, &[]);
-        daemon.terminate();
-        pool::assert_stopped_and_sound(host);
+    fn failures_leave_nothing() {
+        for (name, steps) in WITHIN {
+            eprintln!("--- {name} fails in the pool");
+            let steps: Vec<_> = steps.iter().copied().filter(|step| !step.contains('@')).collect();
+            fail_at_each(operations::find(name), &steps);
+        }
     }
+
+    /// A thin device that somebody else has made is never taken for ours.
+    fn a_number_that_is_taken_is_passed_over() {
+        let host = Host::new();
+        let mut daemon = launch(&host).start(&host);
+        wait_for_the_pool(&daemon);
+        pool::message("create_thin 1");
+        daemon.terminate();
+        // The start finds that one. Another is made after it.
+        let mut daemon = launch(&host).failpoint(&armed(REFUSED, "kill")).start(&host);
+        wait_for_the_pool(&daemon);
+        pool::message("create_thin 2");
+        daemon.plugin().create("data", &[("size", "64M")]).expect_err("it is killed");
+        assert_killed(&mut daemon, REFUSED);
+        daemon.start_again();
+        daemon.plugin().create("data", &[("size", "64M")]).unwrap();
+        assert_eq!(pool::thin_ids(), [0, 1, 2, 3]);
+        daemon.plugin().remove("data").unwrap();
+        assert_eq!(pool::thin_ids(), [0, 1, 2]);
+        daemon.terminate();
+    }
+}
+
+fn engine_steps(name: &str) -> Vec<&'static str> {
+    steps_of(operations::find(name)).collect()
+}
+
+fn pool_steps(name: &str) -> &'static [&'static str] {
+    WITHIN.iter().find(|(operation, _)| *operation == name).expect("known").1
+}
+
+fn kill(name: &str, failpoints: &[&str]) {
+    kill_at_each(&THIN, operations::find(name), failpoints.iter().copied());
+}
+
+fn kill_everywhere(name: &str) {
+    kill(name, &[&engine_steps(name)[..], pool_steps(name)].concat());
+}
+
+/// Lets each of these steps fail once, in the order in which the operation comes to them, until it
+/// succeeds.
+fn fail_at_each(operation: &Operation, steps: &[&str]) {
+    let host = Host::new();
+    let mut daemon = launch(&host).start(&host);
+    // Attached, so that the pool stays active while the daemon is started again.
+    daemon.plugin().create(BYSTANDER, &[("size", "64M")]).unwrap();
+    daemon.plugin().mount(BYSTANDER, "bystander").unwrap();
+    (operation.prepare)(&daemon);
+    let container = operation.in_use.then(|| {
+        let mountpoint = PathBuf::from(daemon.plugin().path(SUBJECT).unwrap());
+        Container::start(&host.inside(mountpoint.join("written")))
+    });
+    daemon.terminate();
+    let armed: Vec<_> = steps.iter().map(|step| format!("{step}=error@1")).collect();
+    let mut daemon = launch(&host).failpoint(&armed.join(",")).start(&host);
+    let mut failures = Vec::new();
+    while let Err(error) = (operation.run)(&daemon) {
+        if operation.already.iter().any(|word| error.contains(word)) {
+            break;
+        }
+        let known = steps.iter().any(|step| error.contains(&format!("failpoint {step}")));
+        assert!(known, "{} failed otherwise: {error}", operation.name);
+        if let Some(container) = &container {
+            container.assert_goes_on(&error);
+        }
+        failures.push(error);
+        assert!(failures.len() <= steps.len(), "{failures:#?}");
+    }
+    assert!(!failures.is_empty(), "{} passed all of {steps:?}", operation.name);
+    if let Some(container) = container {
+        container.stop();
+    }
+    // What was said of the failures is not said for ever.
+    daemon.terminate();
+    daemon.start_again();
+    (operation.check)(&daemon, &host, &THIN);
+    remove_all_but(&[], &daemon, &host);
+    assert_only(&THIN, &daemon, &host, &[]);
+    daemon.terminate();
+    pool::assert_stopped_and_sound(&host);
+}
+
+fn make_pools(failpoints: &[&str]) {
+    for failpoint in failpoints {
+        eprintln!("--- the making of a pool is killed at {failpoint}");
+        let host = Host::new();
+        let mut daemon = launch(&host).failpoint(&armed(failpoint, "kill")).spawn(&host);
+        assert_killed(&mut daemon, failpoint);
+        daemon.start_again();
+        assert_usable_and_stop(&host, daemon);
+    }
+}
+
+fn make_and_stop(host: &Host) {
+    let mut daemon = launch(host).start(host);
+    wait_for_the_pool(&daemon);
+    daemon.terminate();
+}
+
+/// The daemon answers some requests before it has the pool, but not this one.
+fn wait_for_the_pool(daemon: &Daemon<'_>) {
+    assert_eq!(daemon.plugin().list(), Vec::<String>::new());
+}
+
+/// A volume can be made, written and removed; then the daemon ends.
+#[track_caller]
+fn assert_usable_and_stop(host: &Host, mut daemon: Daemon<'_>) {
+    let plugin = daemon.plugin();
+    plugin.create(BYSTANDER, &[("size", "64M")]).unwrap();
+    let mountpoint = plugin.mount(BYSTANDER, "bystander").unwrap();
+    daemon.write(mountpoint.join("file"), "text");
+    assert_pool_has_only(&daemon, 1);
+    remove_all_but(&[], &daemon, host);
+    assert_only(&THIN, &daemon, host, &[]);
+    daemon.terminate();
+    pool::assert_stopped_and_sound(host);
 }

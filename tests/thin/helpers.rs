@@ -6,6 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use holdfast::backend::thin::{ThinConfig, ThinStorage};
+use holdfast::units::ByteSize;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use crate::common::daemon::Launch;
@@ -38,6 +40,22 @@ pub(crate) fn on_disks(host: &Host) -> Launch {
 pub(crate) fn on_devices(host: &Host, data: &str, metadata: &str) -> Launch {
     let args = ["--default-backend", "thin", "--thin-data", data, "--thin-metadata", metadata];
     Launch::new(host).args(&args)
+}
+
+/// A backend without a daemon, with its pool on files in `directory`.
+pub(crate) fn backend_config(directory: &Path) -> ThinConfig {
+    ThinConfig {
+        name: "thin".parse().unwrap(),
+        storage: ThinStorage::Files {
+            directory: directory.to_owned(),
+            size: ByteSize::new(4 << 30),
+        },
+        chunk_size: ByteSize::new(64 << 10),
+        default_size: ByteSize::GIB,
+        low_water: "20%".parse().unwrap(),
+        min_free: "10%".parse().unwrap(),
+        copies: directory.join("copies"),
+    }
 }
 
 #[track_caller]

@@ -24,6 +24,7 @@ mod operations;
 mod pool;
 mod pools;
 mod power;
+mod reading;
 mod repair;
 mod survival;
 mod udev;

@@ -55,7 +55,20 @@ pub(crate) fn own_devices() -> Vec<String> {
     names.filter(|name| is_own(name)).map(|name| what(&name).to_owned()).collect()
 }
 
-/// The devices of volumes.
+/// The devices of snapshots that are read.
+pub(crate) fn snapshot_devices() -> Vec<String> {
+    let names = devices().into_iter().map(|(name, ..)| name);
+    names.filter(|name| what(name).starts_with("snapshot-")).collect()
+}
+
+/// The minor number of a device.
+#[track_caller]
+pub(crate) fn minor_of(device: &str) -> String {
+    let found = devices().into_iter().find(|(name, ..)| name == device);
+    found.unwrap_or_else(|| panic!("there is no {device}")).2
+}
+
+/// The devices of volumes, and of snapshots that are read.
 pub(crate) fn volume_devices() -> Vec<String> {
     devices().into_iter().map(|(name, ..)| name).filter(|name| !is_own(name)).collect()
 }

@@ -62,6 +62,9 @@ macro_rules! backend_contract {
             a_copy_gives_up_at_its_limit_and_leaves_nothing
             an_abandoned_call_can_be_repeated
             changed_extents_miss_no_change
+            an_opened_snapshot_is_what_was_cut
+            a_snapshot_has_many_readers
+            a_snapshot_that_is_read_can_be_read_on
             sixteen_volumes_do_not_disturb_each_other
             the_same_call_eight_times_at_once_is_one
         }
@@ -75,14 +78,11 @@ macro_rules! backend_contract {
     )*};
 }
 
-/// The bytes of devices and snapshots, for tests of extents.
+/// The bytes of devices, for tests of extents.
 #[async_trait]
 pub trait RawContent: Debug + Send + Sync {
     /// Writes to an attached device, through to its storage.
     async fn write(&self, device: &Path, at: u64, bytes: &[u8]);
-
-    /// Reads all of a snapshot.
-    async fn read_snapshot(&self, volume: VolumeUuid, snapshot: SnapshotUuid) -> Vec<u8>;
 }
 
 /// A backend under test and what is around it.
@@ -298,10 +298,6 @@ mod tests {
     impl RawContent for SimWorld {
         async fn write(&self, device: &Path, at: u64, bytes: &[u8]) {
             self.write_device(device, at, bytes).unwrap();
-        }
-
-        async fn read_snapshot(&self, volume: VolumeUuid, snapshot: SnapshotUuid) -> Vec<u8> {
-            SimWorld::read_snapshot(self, volume, snapshot, None).unwrap()
         }
     }
 

@@ -1,12 +1,12 @@
-//! Which ranges of an image hold data, and which differ between two snapshots.
+//! The bytes of snapshots: which ranges of an image hold data, and which differ between two.
 
 use std::fs::File;
 use std::ops::Range;
 
 use async_trait::async_trait;
 
-use super::{LoopBackend, SLOW, Shared, files};
-use crate::backend::Extents;
+use super::{LoopBackend, QUICK, SLOW, Shared, files};
+use crate::backend::{Extents, SnapshotImage};
 use crate::error::{Error, Result};
 use crate::id::{SnapshotUuid, VolumeUuid};
 use crate::linux::copy::data_ranges;
@@ -41,6 +41,19 @@ impl Extents for LoopBackend {
                 return Ok(everything());
             };
             Ok(changed(&old, old_size, &new, new_size))
+        })
+        .await
+    }
+
+    /// The file is read on after it was deleted.
+    async fn open_snapshot(
+        &self,
+        volume: VolumeUuid,
+        snapshot: SnapshotUuid,
+    ) -> Result<SnapshotImage> {
+        self.run("opening a snapshot", QUICK, move |shared| {
+            let (file, size) = open(shared, volume, snapshot)?;
+            Ok(SnapshotImage::lasting(file, size))
         })
         .await
     }

@@ -8,7 +8,7 @@ use super::content::Blocks;
 use super::{Device, SimWorld, State, StoredVolume, absent};
 use crate::backend::{
     Attachment, Backend, BackendKind, BackendStatus, ContentRef, CopyCost, Description, Extents,
-    Found, Grow, Locator, MountSource, Presence, Scope, Snapshots, Usage,
+    Found, Grow, Locator, MountSource, Presence, Scope, SnapshotImage, Snapshots, Usage,
 };
 use crate::error::{Error, Result};
 use crate::id::{SnapshotUuid, StorageId, VolumeUuid};
@@ -45,6 +45,26 @@ impl Drop for Hold {
             device.holds = device.holds.saturating_sub(1);
         }
         state.let_go();
+    }
+}
+
+/// Lets the snapshot be deleted when nobody reads it any more.
+#[derive(Debug)]
+struct Reader {
+    world: SimWorld,
+    volume: VolumeUuid,
+    snapshot: SnapshotUuid,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut state = self.world.lock();
+        let read = (self.volume, self.snapshot);
+        let left = state.readers.get(&read).map_or(0, |readers| readers.saturating_sub(1));
+        match left {
+            0 => state.readers.remove(&read),
+            left => state.readers.insert(read, left),
+        };
     }
 }
 
@@ -92,6 +112,14 @@ impl State {
             Some((path, _)) => Err(Error::in_use(format!("it is attached as {}", path.display()))),
         }
     }
+
+    fn refuse_read(&self, read: impl Fn(VolumeUuid, SnapshotUuid) -> bool) -> Result<()> {
+        match self.readers.keys().find(|(volume, snapshot)| read(*volume, *snapshot)) {
+            None => Ok(()),
+            Some((_, snapshot)) => Err(Error::in_use(format!("snapshot {snapshot} is being read"))
+                .hint("try again when nobody reads it")),
+        }
+    }
 }
 
 #[async_trait]
@@ -137,6 +165,7 @@ impl Backend for SimBackend {
     async fn delete(&self, volume: VolumeUuid) -> Result<Outcome> {
         let mut state = self.world.lock();
         state.refuse_attached(|locator| locator.volume == volume)?;
+        state.refuse_read(|of, _| of == volume)?;
         Ok(match state.volumes.remove(&volume) {
             Some(_) => Outcome::Changed,
             None => Outcome::Unchanged,
@@ -299,6 +328,7 @@ impl Snapshots for SimBackend {
 
     async fn delete_snapshot(&self, volume: VolumeUuid, snapshot: SnapshotUuid) -> Result<Outcome> {
         let mut state = self.world.lock();
+        state.refuse_read(|of, read| (of, read) == (volume, snapshot))?;
         let stored = state.volumes.get_mut(&volume);
         Ok(match stored.and_then(|stored| stored.snapshots.remove(&snapshot)) {
             Some(_) => Outcome::Changed,
@@ -363,5 +393,18 @@ impl Extents for SimBackend {
     ) -> Result<Vec<Range<u64>>> {
         let state = self.world.lock();
         Ok(state.snapshot(volume, snapshot)?.changed_since(state.snapshot(volume, base)?))
+    }
+
+    async fn open_snapshot(
+        &self,
+        volume: VolumeUuid,
+        snapshot: SnapshotUuid,
+    ) -> Result<SnapshotImage> {
+        let mut state = self.world.lock();
+        let blocks = state.snapshot(volume, snapshot)?;
+        let (file, size) = (blocks.to_file()?, blocks.size);
+        *state.readers.entry((volume, snapshot)).or_default() += 1;
+        let hold = Reader { world: self.world.clone(), volume, snapshot };
+        Ok(SnapshotImage::held_by(file, size, hold))
     }
 }

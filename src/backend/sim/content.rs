@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File};
 use std::io::Write;
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::MemfdFlags;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -64,6 +66,21 @@ impl Blocks {
             block.map_or(0, |block| block[within(position)])
         };
         range.map(byte).collect()
+    }
+
+    /// The device's bytes as a file in memory, which can only be read.
+    pub(super) fn to_file(&self) -> Result<File> {
+        let failed = |error| Error::io("cannot show a simulated snapshot as a file", error);
+        let written = rustix::fs::memfd_create("snapshot", MemfdFlags::CLOEXEC)
+            .map_err(|errno| failed(errno.into()))?;
+        let written = File::from(written);
+        written.set_len(self.size).map_err(failed)?;
+        for (index, block) in &self.blocks {
+            let at = index * BLOCK as u64;
+            let length = usize::try_from(self.size.saturating_sub(at)).unwrap_or(BLOCK).min(BLOCK);
+            written.write_all_at(&block[..length], at).map_err(failed)?;
+        }
+        File::open(format!("/proc/self/fd/{}", written.as_raw_fd())).map_err(failed)
     }
 
     fn block(&self, index: u64) -> Option<&[u8]> {

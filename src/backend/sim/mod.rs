@@ -12,7 +12,6 @@ mod content;
 mod host;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -48,6 +47,9 @@ struct State {
     busy: BTreeSet<PathBuf>,
     /// Bind mounts of directories inside a mount.
     users: BTreeMap<PathBuf, usize>,
+    /// How many read a snapshot; they end with their process.
+    #[serde(skip)]
+    readers: BTreeMap<(VolumeUuid, SnapshotUuid), usize>,
     full: bool,
     copies_take: Option<Duration>,
     freezes_take: Option<Duration>,
@@ -268,21 +270,6 @@ impl SimWorld {
     /// There is no such device, or it is too small.
     pub fn write_device(&self, device: &Path, at: u64, bytes: &[u8]) -> Result<()> {
         self.lock().device_blocks(device)?.write(at, bytes)
-    }
-
-    /// Reads a snapshot.
-    ///
-    /// # Errors
-    /// There is no such snapshot.
-    pub fn read_snapshot(
-        &self,
-        volume: VolumeUuid,
-        snapshot: SnapshotUuid,
-        range: Option<Range<u64>>,
-    ) -> Result<Vec<u8>> {
-        let state = self.lock();
-        let blocks = state.snapshot(volume, snapshot)?;
-        Ok(blocks.read(range.unwrap_or(0..blocks.size)))
     }
 }
 

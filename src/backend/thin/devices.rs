@@ -11,7 +11,7 @@ use crate::linux::device_mapper::{DeviceMapper, Identity, Line, Mapped, SECTOR, 
 use crate::model::Outcome;
 use crate::units::ByteSize;
 
-/// The devices of volumes that are attached.
+/// The devices of volumes that are attached, and of snapshots that are read.
 pub(super) fn attached(mapper: &DeviceMapper, names: Names) -> Result<Vec<Mapped>> {
     let own = names.own();
     let mut devices = mapper.list(&names.prefix())?;
@@ -19,15 +19,17 @@ pub(super) fn attached(mapper: &DeviceMapper, names: Names) -> Result<Vec<Mapped
     Ok(devices)
 }
 
-/// That volumes are attached.
+/// That volumes are attached or snapshots are read.
 pub(super) fn in_use(attached: &[Mapped]) -> Error {
     let names: Vec<_> = attached.iter().map(|device| device.identity.name.as_str()).collect();
-    Error::in_use(format!("volumes of the pool are attached: {}", names.join(", ")))
-        .hint("stop the containers that use them; `holdfast volume ls` shows which are mounted")
+    Error::in_use(format!("devices of the pool are in use: {}", names.join(", "))).hint(
+        "stop the containers that use volumes, which `holdfast volume ls` shows as mounted, and wait for what \
+         reads snapshots, which `holdfast operation ls` shows",
+    )
 }
 
 /// Takes the pool's own devices out of the kernel, each before those that it lies on; `Unchanged` while
-/// a volume is attached.
+/// a volume is attached or a snapshot is read.
 pub(super) fn remove_unless_attached(
     mapper: &DeviceMapper,
     names: Names,

@@ -6,7 +6,7 @@
 //!     -> metadata, data   parts of them as linear devices                   pool
 //!       -> pool           one thin-pool over the two                        pool
 //!         -> records      thin device 0: which device is what               ids, records
-//!         -> volumes      a thin device for each generation and snapshot    volume
+//!         -> volumes      a thin device for each generation and snapshot    volume, reading
 //! ```
 
 mod device_storage;
@@ -17,6 +17,7 @@ mod ids;
 mod metadata;
 mod names;
 mod pool;
+mod reading;
 mod records;
 mod repair;
 mod snapshots;
@@ -352,8 +353,8 @@ impl Backend for ThinBackend {
         self.run("surveying the volumes", SLOW, Pool::survey).await
     }
 
-    /// Deactivates the pool and everything below it, if no volume is attached: then the storage can be
-    /// taken away.
+    /// Deactivates the pool and everything below it, if no volume is attached and no snapshot is read: then
+    /// the storage can be taken away.
     async fn stop(&self) -> Result<Outcome> {
         let Some(pool) = self.take_pool().await? else { return Ok(Outcome::Unchanged) };
         blocking::run("deactivating the pool", QUICK, move || pool.deactivate()).await

@@ -4,8 +4,11 @@
 //! the longest, of a volume, has 83.
 
 use crate::backend::Locator;
-use crate::id::{PoolUuid, StorageId};
+use crate::id::{PoolUuid, SnapshotUuid, StorageId};
 use crate::linux::device_mapper::Identity;
+
+/// What no volume's name begins with.
+const SNAPSHOT: &str = "snapshot-";
 
 /// The names of one pool's devices.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +67,16 @@ impl Names {
     pub(super) fn volume(self, locator: Locator) -> Identity {
         self.identity(&format!("{}.{}", locator.volume, locator.generation))
     }
+
+    /// A snapshot while it is read.
+    pub(super) fn snapshot(self, snapshot: SnapshotUuid) -> Identity {
+        self.identity(&format!("{SNAPSHOT}{snapshot}"))
+    }
+
+    /// What the uuids of all snapshots that are read begin with.
+    pub(super) fn snapshots(self) -> String {
+        format!("{}{SNAPSHOT}", self.prefix())
+    }
 }
 
 /// What the uuid of every device of ours begins with, whatever its pool.
@@ -94,6 +107,7 @@ mod tests {
             names.records(),
             names.volume(locator(Generation::FIRST)),
             names.volume(locator(Generation::from_number(u64::MAX))),
+            names.snapshot(SnapshotUuid::from_uuid(volume.uuid())),
         ];
         for (at, identity) in all.iter().enumerate() {
             assert!(identity.name.len() <= 127 && identity.uuid.len() <= 128, "{identity:?}");
@@ -104,6 +118,9 @@ mod tests {
         assert!(is_volume(&all[4], locator(Generation::FIRST)));
         assert!(!is_volume(&all[5], locator(Generation::FIRST)));
         assert!(!is_volume(&all[2], locator(Generation::FIRST)));
+        assert!(!is_volume(&all[6], locator(Generation::FIRST)));
+        let snapshots = all.iter().filter(|one| one.uuid.starts_with(&names.snapshots()));
+        assert!(snapshots.eq([&all[6]]));
         let other = Names::new(PoolUuid::from_uuid(Uuid::from_u128(8)));
         assert!(!other.pool().uuid.starts_with(&names.prefix()));
     }

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use super::devices::{
@@ -14,6 +14,7 @@ use super::header::{Header, Progress};
 use super::ids::{Index, Ledger};
 use super::metadata::UsageOfAll;
 use super::names::Names;
+use super::reading::{Readings, close_unread};
 use super::records::{RECORDS_ID, RECORDS_SIZE, Records};
 use super::status::{Level, METADATA_BLOCK, Mode, PoolStatus};
 use super::storage::{Found, Storage};
@@ -46,6 +47,7 @@ pub(super) struct Pool {
     pub(super) index: RwLock<Index>,
     /// The metadata snapshot, of which there can be one.
     pub(super) metadata_snapshot: Mutex<()>,
+    pub(super) readings: Readings,
     /// What all thin devices took when it was last read.
     pub(super) recent_usage: Mutex<Option<(Instant, Arc<UsageOfAll>)>>,
     /// Whether the pool may be suspended to get another table. The kernel activates no thin device
@@ -141,7 +143,7 @@ impl Pool {
         id: u32,
         size: ByteSize,
     ) -> Result<Mapped> {
-        let _table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let _table = self.lock_table();
         let pool = self.names.pool();
         let pool = self.mapper.find(&pool.uuid)?.ok_or_else(|| gone(&pool))?;
         let table = [thin_table(pool.number, id, size)];
@@ -155,6 +157,11 @@ impl Pool {
             }
         }
         self.mapper.activate(identity, &table)
+    }
+
+    /// Keeps the pool's table as it is while a thin device is activated.
+    pub(super) fn lock_table(&self) -> RwLockReadGuard<'_, ()> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the pool's data `size` bytes large, or as large as its devices have become if none is
@@ -203,14 +210,17 @@ impl Pool {
 }
 
 impl Pool {
-    /// The devices of volumes that are attached.
+    /// The devices of volumes that are attached, and of snapshots that are read.
     pub(super) fn attached(&self) -> Result<Vec<Mapped>> {
+        close_unread(&self.mapper, self.names, &self.readings)?;
         attached(&self.mapper, self.names)
     }
 
-    /// Takes the pool and what lies below it out of the kernel, if no volume is attached.
+    /// Takes the pool and what lies below it out of the kernel, if no volume is attached and no snapshot
+    /// is read.
     pub(super) fn deactivate(self) -> Result<Outcome> {
-        let Self { mapper, names, ledger, storage, .. } = self;
+        let Self { mapper, names, ledger, storage, readings, .. } = self;
+        close_unread(&mapper, names, &readings)?;
         // Closes the records.
         drop(ledger);
         let removed = remove_unless_attached(&mapper, names, &names.own());
@@ -243,6 +253,7 @@ impl Opened {
         };
         let names = Names::new(header.pool);
         resume_suspended(&mapper, names)?.ignore();
+        close_unread(&mapper, names, &Readings::default())?;
         if header.progress == Progress::Begun {
             // What an earlier try left in the kernel.
             for identity in names.own() {
@@ -371,6 +382,7 @@ impl Opened {
             ledger: Mutex::new(ledger),
             index: RwLock::new(index),
             metadata_snapshot: Mutex::default(),
+            readings: Readings::default(),
             recent_usage: Mutex::default(),
             table: RwLock::default(),
         };

@@ -10,7 +10,7 @@ use super::ids::Beginning;
 use super::pool::Pool;
 use super::records::Owner;
 use super::{SLOW, ThinBackend, volume};
-use crate::backend::{ContentRef, CopyCost, Extents, Locator, Snapshots};
+use crate::backend::{ContentRef, CopyCost, Extents, Locator, SnapshotImage, Snapshots};
 use crate::error::{Error, Result};
 use crate::id::{SnapshotUuid, VolumeUuid};
 use crate::model::{Outcome, Progress, Volume};
@@ -130,6 +130,17 @@ impl Extents for ThinBackend {
                 }
             }
             Ok(ranges)
+        })
+        .await
+    }
+
+    async fn open_snapshot(
+        &self,
+        volume: VolumeUuid,
+        snapshot: SnapshotUuid,
+    ) -> Result<SnapshotImage> {
+        self.change(volume, "the opening of a snapshot", move |pool| {
+            pool.open_snapshot(volume, snapshot)
         })
         .await
     }

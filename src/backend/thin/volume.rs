@@ -96,9 +96,12 @@ impl Pool {
         self.delete_thins(id.as_slice(), None)
     }
 
-    /// Rule 8: nothing that is attached is deleted. Snapshots never are.
+    /// Rule 8: nothing that is attached or read is deleted.
     fn refuse_active(&self, owner: Owner) -> Result<()> {
-        let Owner::Volume { volume, generation } = owner else { return Ok(()) };
+        let (volume, generation) = match owner {
+            Owner::Volume { volume, generation } => (volume, generation),
+            Owner::Snapshot { snapshot, .. } => return self.close_snapshot(snapshot),
+        };
         let identity = self.names.volume(Locator { volume, generation });
         match self.mapper.find(&identity.uuid)? {
             None => Ok(()),

@@ -2,8 +2,11 @@
 
 mod crashes;
 mod faults;
-mod rules;
+mod freezes;
+mod mounts;
+mod removal;
 mod storage;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -157,4 +160,10 @@ impl Engine {
         }
         panic!("operations are left: {:#?}", self.operations());
     }
+}
+
+/// Runs engines whose tasks end where they wait, as those of a process that is killed.
+fn stopped_dead(work: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(work);
 }

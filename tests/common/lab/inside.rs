@@ -14,7 +14,6 @@ const LIMIT: Duration = Duration::from_secs(170);
 
 /// How many tests run at once in a host, which has one processor.
 const THREADS: &str = "--test-threads=2";
-const ONE_THREAD: &str = "--test-threads=1";
 
 pub(crate) fn is_inside() -> bool {
     std::env::var_os(INSIDE).is_some()
@@ -35,12 +34,6 @@ impl Host<'_> {
     #[track_caller]
     pub(crate) fn run_tests(&self, path: &str) {
         self.run_test_binary(&[path, THREADS]);
-    }
-
-    /// The same for tests that look at all that the host has.
-    #[track_caller]
-    pub(crate) fn run_tests_one_by_one(&self, path: &str) {
-        self.run_test_binary(&[path, ONE_THREAD, "--nocapture"]);
     }
 
     /// One such test, for who wants to do something while it runs.

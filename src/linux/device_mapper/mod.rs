@@ -4,39 +4,26 @@
 //! abandoned. A resume and a removal wait for udev too, but not for long: it may be stuck, and we need
 //! nothing that it does.
 
-use std::path::{Path, PathBuf};
+mod driver;
+mod suspended;
+mod table;
+
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use devicemapper::{DM, DevId, DeviceInfo, DmError, DmFlags, DmName, DmOptions, DmUuid};
+use devicemapper::{DM, DevId, DeviceInfo, DmFlags, DmName, DmOptions, DmUuid};
 use nix::errno::Errno;
 
+use self::driver::{Driver, errno, failed};
+use self::table::same_table;
+pub(crate) use self::table::{Line, SECTOR, Target};
 use super::device_node::{self, NodeKind};
 use super::{LET_GO_WITHIN, when_idle};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::failpoint::{BackendStep, reached_blocking};
 use crate::model::Outcome;
-
-/// Where udev listens, if it runs.
-const UDEV_CONTROL: &str = "/run/udev/control";
-
-/// Bytes in a sector, the unit of every table.
-pub(crate) const SECTOR: u64 = 512;
-
-/// One line of a table or of a status.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Target {
-    /// First sector.
-    pub start: u64,
-    /// Sectors.
-    pub length: u64,
-    /// Such as `linear`, `thin-pool` or `thin`.
-    pub kind: &'static str,
-    /// What follows in the line.
-    pub parameters: String,
-}
 
 /// The name and the uuid of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +47,8 @@ pub(crate) struct Mapped {
     pub suspended: bool,
     /// Whether it has a table at all.
     pub has_table: bool,
+    /// Whether nobody can write to it.
+    pub read_only: bool,
 }
 
 impl Mapped {
@@ -69,91 +58,42 @@ impl Mapped {
     }
 }
 
-/// The way to the driver.
-#[derive(Debug)]
+/// What a device is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Write,
+    Read,
+}
+
+impl Access {
+    fn flags(self) -> DmFlags {
+        match self {
+            Self::Write => DmFlags::empty(),
+            Self::Read => DmFlags::DM_READONLY,
+        }
+    }
+
+    /// A device that is only read may show a copy of a filesystem that is mounted: nobody is to find it
+    /// by its label or its uuid, nor btrfs to take it for another device of the same filesystem.
+    fn announced(self) -> DmOptions {
+        match self {
+            Self::Write => DmOptions::default(),
+            Self::Read => DmOptions::private(),
+        }
+    }
+}
+
+/// The way to the driver. Clones share it.
+#[derive(Debug, Clone)]
 pub(crate) struct DeviceMapper {
     driver: Arc<Driver>,
     /// It did not answer the last time.
-    udev_is_stuck: AtomicBool,
-}
-
-struct Driver(DM);
-
-impl std::fmt::Debug for Driver {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("DM")
-    }
+    udev_is_stuck: Arc<AtomicBool>,
 }
 
 impl DeviceMapper {
-    /// Opens the driver's control device.
-    ///
-    /// # Errors
-    /// `Unsupported` if the kernel has no device-mapper.
-    pub(crate) fn open() -> Result<Self> {
-        let unsupported = |why: &str| {
-            Error::unsupported(format!("this kernel has no device-mapper: {why}"))
-                .hint("try: modprobe dm-mod dm-thin-pool")
-        };
-        make_control_node()?;
-        let dm = DM::new().map_err(|error| unsupported(&error.to_string()))?;
-        dm.version().map_err(|error| unsupported(&error.to_string()))?;
-        Ok(Self { driver: Arc::new(Driver(dm)), udev_is_stuck: AtomicBool::new(false) })
-    }
-
     fn dm(&self) -> &DM {
         &self.driver.0
-    }
-
-    /// Makes a call that tells udev and waits for it, and goes on without udev once `is_done` says that
-    /// the kernel has done its part. The thread that still waits ends when udev answers.
-    fn without_waiting_long(
-        &self,
-        call: impl FnOnce(&DM) -> Result<(), DmError> + Send + 'static,
-        is_done: impl Fn() -> Result<bool>,
-    ) -> Result<Result<(), DmError>> {
-        const PATIENCE: Duration = Duration::from_secs(5);
-        const LITTLE_PATIENCE: Duration = Duration::from_millis(100);
-        const PAUSE: Duration = Duration::from_millis(50);
-        if !Path::new(UDEV_CONTROL).exists() {
-            return Ok(call(self.dm()));
-        }
-        let (sender, receiver) = mpsc::channel();
-        let driver = Arc::clone(&self.driver);
-        std::thread::Builder::new()
-            .name("udev".to_owned())
-            .spawn(move || {
-                // Nobody may be there to hear it.
-                let _ = sender.send(call(&driver.0));
-            })
-            .map_err(|error| Error::io("cannot start a thread", error))?;
-        let was_stuck = self.udev_is_stuck.load(Ordering::Relaxed);
-        let began = Instant::now();
-        let patience = if was_stuck { LITTLE_PATIENCE } else { PATIENCE };
-        loop {
-            match receiver.recv_timeout(PAUSE) {
-                Ok(done) => {
-                    self.udev_is_stuck.store(false, Ordering::Relaxed);
-                    return Ok(done);
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(Error::internal("a call of device-mapper broke off"));
-                }
-                Err(RecvTimeoutError::Timeout) if began.elapsed() < patience => {}
-                Err(RecvTimeoutError::Timeout) if is_done()? => {
-                    if !was_stuck {
-                        tracing::warn!(
-                            "udev does not answer; devices are used without it: see systemctl \
-                             status systemd-udevd, dmsetup udevcookies"
-                        );
-                    }
-                    self.udev_is_stuck.store(true, Ordering::Relaxed);
-                    return Ok(Ok(()));
-                }
-                // The kernel itself is at work.
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-        }
     }
 
     /// The device with this uuid, if the kernel has it.
@@ -191,6 +131,23 @@ impl DeviceMapper {
     /// # Errors
     /// `Corrupt` if the device exists with another table.
     pub(crate) fn activate(&self, identity: &Identity, table: &[Target]) -> Result<Mapped> {
+        self.activate_for(Access::Write, identity, table)
+    }
+
+    /// The same of a device that nobody can write to, and that udev does not look into.
+    ///
+    /// # Errors
+    /// `Corrupt` if the device exists with another table, or can be written to.
+    pub(crate) fn activate_to_read(&self, identity: &Identity, table: &[Target]) -> Result<Mapped> {
+        self.activate_for(Access::Read, identity, table)
+    }
+
+    fn activate_for(
+        &self,
+        access: Access,
+        identity: &Identity,
+        table: &[Target],
+    ) -> Result<Mapped> {
         let what = || format!("cannot make the device {}", identity.name);
         if let Some(device) = self.find(&identity.uuid)? {
             // Without a table it is what a kill left between the first and the last step.
@@ -202,8 +159,15 @@ impl DeviceMapper {
                     ))
                     .hint(format!("see: dmsetup table {}", identity.name)));
                 }
+                if access == Access::Read && !device.read_only {
+                    return Err(Error::corrupt(format!(
+                        "the device {} can be written to",
+                        identity.name
+                    ))
+                    .hint(format!("see: dmsetup info {}", identity.name)));
+                }
                 if device.suspended {
-                    self.resume(&identity.uuid)?;
+                    self.resume_for(access, &identity.uuid)?;
                 }
                 return self.ready(&identity.uuid);
             }
@@ -215,8 +179,8 @@ impl DeviceMapper {
                 .map_err(|error| failed(what(), &error))?;
         }
         let made = reached_blocking(BackendStep::DeviceMade)
-            .and_then(|()| self.load(&identity.uuid, table))
-            .and_then(|()| self.resume(&identity.uuid))
+            .and_then(|()| self.load(access, &identity.uuid, table))
+            .and_then(|()| self.resume_for(access, &identity.uuid))
             .and_then(|()| self.ready(&identity.uuid));
         made.map_err(|error| {
             let _ = self.remove(&identity.uuid);
@@ -234,20 +198,21 @@ impl DeviceMapper {
 
     /// Puts another table in place of the present one. What is written meanwhile waits.
     pub(crate) fn reload(&self, uuid: &str, table: &[Target]) -> Result<()> {
-        self.load(uuid, table)?;
+        self.load(Access::Write, uuid, table)?;
         let suspended = self.suspend(uuid)?;
         suspended.resume()
     }
 
-    fn load(&self, uuid: &str, table: &[Target]) -> Result<()> {
+    fn load(&self, access: Access, uuid: &str, table: &[Target]) -> Result<()> {
         let lines: Vec<_> = table
             .iter()
             .map(|t| (t.start, t.length, t.kind.to_owned(), t.parameters.clone()))
             .collect();
         let id = DevId::Uuid(dm_uuid(uuid)?);
+        let options = DmOptions::default().set_flags(access.flags());
         // A child process on its way has what we had open exclusively a moment ago.
         let loaded = when_idle(
-            || self.dm().table_load(&id, &lines, DmOptions::default()),
+            || self.dm().table_load(&id, &lines, options),
             |error| errno(error) == Some(Errno::EBUSY),
         );
         loaded.map_err(|error| {
@@ -258,24 +223,15 @@ impl DeviceMapper {
         reached_blocking(BackendStep::DeviceLoaded)
     }
 
-    /// Stops the device's input and output until the guard is resumed or dropped. The filesystem on it
-    /// is not frozen: that is the caller's to do before.
-    pub(crate) fn suspend<'a>(&'a self, uuid: &'a str) -> Result<Suspended<'a>> {
-        // Made first: what failed may still have happened.
-        let guard = Suspended { mapper: self, uuid, over: false };
-        let options = DmOptions::default().set_flags(DmFlags::DM_SUSPEND | DmFlags::DM_SKIP_LOCKFS);
-        self.dm()
-            .device_suspend(&DevId::Uuid(dm_uuid(uuid)?), options)
-            .map_err(|error| failed(format!("cannot suspend the device {uuid}"), &error))?;
-        reached_blocking(BackendStep::DeviceSuspended)?;
-        Ok(guard)
-    }
-
     /// Lets a device's input and output go on, with the table that was loaded last.
     pub(crate) fn resume(&self, uuid: &str) -> Result<()> {
+        self.resume_for(Access::Write, uuid)
+    }
+
+    fn resume_for(&self, access: Access, uuid: &str) -> Result<()> {
         let id = dm_uuid(uuid)?.to_owned();
-        let call =
-            move |dm: &DM| dm.device_suspend(&DevId::Uuid(&id), DmOptions::default()).map(drop);
+        let options = access.announced();
+        let call = move |dm: &DM| dm.device_suspend(&DevId::Uuid(&id), options).map(drop);
         let is_done = || Ok(self.find(uuid)?.is_some_and(|now| now.has_table && !now.suspended));
         self.without_waiting_long(call, is_done)?
             .map_err(|error| failed(format!("cannot resume the device {uuid}"), &error))?;
@@ -361,71 +317,6 @@ impl DeviceMapper {
     }
 }
 
-/// A line that the kernel tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Line {
-    /// First sector.
-    pub start: u64,
-    /// Sectors.
-    pub length: u64,
-    /// The target's kind.
-    pub kind: String,
-    /// What follows.
-    pub parameters: String,
-}
-
-/// A suspended device. Whatever happens, it is resumed.
-#[derive(Debug)]
-pub(crate) struct Suspended<'a> {
-    mapper: &'a DeviceMapper,
-    uuid: &'a str,
-    over: bool,
-}
-
-impl Suspended<'_> {
-    /// Lets the device go on, and says whether it does.
-    pub(crate) fn resume(mut self) -> Result<()> {
-        self.over = true;
-        resume_surely(self.mapper, self.uuid)
-    }
-}
-
-impl Drop for Suspended<'_> {
-    fn drop(&mut self) {
-        if self.over {
-            return;
-        }
-        if let Err(error) = resume_surely(self.mapper, self.uuid) {
-            tracing::error!(device = self.uuid, "{}", error.full_message());
-        }
-    }
-}
-
-/// Everybody who writes to a suspended device hangs: one failure is no reason to give up.
-fn resume_surely(mapper: &DeviceMapper, uuid: &str) -> Result<()> {
-    const TRIES: u32 = 5;
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        match mapper.resume(uuid) {
-            Err(error) if tries < TRIES && error.kind() != ErrorKind::NotFound => {
-                std::thread::sleep(Duration::from_millis(100));
-            }
-            done => return done,
-        }
-    }
-}
-
-/// Whether the kernel's lines are this table; how they are spaced does not matter.
-fn same_table(lines: &[Line], table: &[Target]) -> bool {
-    let same = |(line, target): (&Line, &Target)| {
-        let place = (line.start, line.length, line.kind.as_str());
-        place == (target.start, target.length, target.kind)
-            && line.parameters.split_whitespace().eq(target.parameters.split_whitespace())
-    };
-    lines.len() == table.len() && lines.iter().zip(table).all(same)
-}
-
 fn mapped(info: &DeviceInfo) -> Result<Mapped> {
     let name = info.name().map(ToString::to_string).unwrap_or_default();
     let uuid = info.uuid().map(ToString::to_string).unwrap_or_default();
@@ -436,88 +327,10 @@ fn mapped(info: &DeviceInfo) -> Result<Mapped> {
         open_count: u32::try_from(info.open_count()).unwrap_or(u32::MAX),
         suspended: info.flags().contains(DmFlags::DM_SUSPEND),
         has_table: info.flags().contains(DmFlags::DM_ACTIVE_PRESENT),
+        read_only: info.flags().contains(DmFlags::DM_READONLY),
     })
 }
 
 fn dm_uuid(uuid: &str) -> Result<&DmUuid> {
     DmUuid::new(uuid).map_err(|error| Error::internal("a wrong device uuid").caused_by(error))
-}
-
-/// The errno of the ioctl that failed, if one did.
-fn errno(error: &DmError) -> Option<Errno> {
-    match error {
-        DmError::Core(devicemapper::errors::Error::Ioctl(_, _, _, errno)) => Some(**errno),
-        _ => None,
-    }
-}
-
-fn failed(what: impl Into<String>, error: &DmError) -> Error {
-    let Some(errno) = errno(error) else {
-        return Error::internal(what).caused_by(error.clone());
-    };
-    let told = Error::io(what, errno.into());
-    match errno {
-        Errno::ENXIO | Errno::ENODATA => told.with_kind(ErrorKind::NotFound),
-        Errno::EEXIST => told.with_kind(ErrorKind::Conflict),
-        Errno::EBUSY => told.with_kind(ErrorKind::InUse),
-        Errno::ENOSPC => told.with_kind(ErrorKind::OutOfSpace),
-        _ => told,
-    }
-}
-
-/// Makes `/dev/mapper/control` where udev does not.
-fn make_control_node() -> Result<()> {
-    let control = Path::new("/dev/mapper/control");
-    if control.exists() {
-        return Ok(());
-    }
-    const MISC_MAJOR: u32 = 10;
-    let misc = std::fs::read_to_string("/proc/misc").unwrap_or_default();
-    let minor = misc.lines().find_map(|line| {
-        let (number, name) = line.trim().split_once(' ')?;
-        if name == "device-mapper" { number.parse().ok() } else { None }
-    });
-    match minor {
-        Some(minor) => device_node::ensure(control, NodeKind::Character, (MISC_MAJOR, minor)),
-        // The open that follows says that there is none.
-        None => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn line(parameters: &str) -> Line {
-        Line { start: 0, length: 8, kind: "thin".to_owned(), parameters: parameters.to_owned() }
-    }
-
-    #[test]
-    fn rule_07_a_device_with_another_table_is_another_device() {
-        let table =
-            [Target { start: 0, length: 8, kind: "thin", parameters: "253:2 7".to_owned() }];
-        assert!(same_table(&[line("253:2 7")], &table));
-        for other in ["253:2 8", "253:3 7", "253:2", "253:2 7 253:9"] {
-            assert!(!same_table(&[line(other)], &table), "{other}");
-        }
-        assert!(!same_table(&[], &table));
-        assert!(!same_table(&[Line { length: 16, ..line("253:2 7") }], &table));
-    }
-
-    #[test]
-    fn errors_keep_what_they_mean() {
-        let ioctl = |errno| {
-            DmError::Core(devicemapper::errors::Error::Ioctl(0, None, None, Box::new(errno)))
-        };
-        for (errno, kind) in [
-            (Errno::ENXIO, ErrorKind::NotFound),
-            (Errno::ENODATA, ErrorKind::NotFound),
-            (Errno::EEXIST, ErrorKind::Conflict),
-            (Errno::EBUSY, ErrorKind::InUse),
-            (Errno::ENOSPC, ErrorKind::OutOfSpace),
-            (Errno::EIO, ErrorKind::Internal),
-        ] {
-            assert_eq!(failed("x", &ioctl(errno)).kind(), kind, "{errno}");
-        }
-    }
 }

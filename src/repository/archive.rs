@@ -1,0 +1,313 @@
+//! Writing the image of a block volume. rustic_core's own archiver is not used for it: it leaves out what it
+//! cannot read and stores the backup all the same, it hashes every hole, and it reads whole files where one
+//! block of them has changed.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustic_core::repofile::{Metadata, Node, NodeType, Tree};
+use rustic_core::{DataId, TreeId, jiff};
+
+use super::COMPRESSION;
+use super::cipher::{Cipher, Digest};
+use super::image::{
+    CHUNK, FANOUT, IMAGE, Image, chunk_ranges, directory_name, is_zero, segment_name,
+    segment_number, segment_range, segments as image_segments, touches,
+};
+use super::manifest::MANIFEST;
+use super::pack::{Kind, Packer, Packing};
+use super::restore::Indexed;
+use super::session::Session;
+use crate::error::{Error, Result};
+
+/// Threads for each core: while some read, others pack.
+const THREADS: usize = 2;
+
+/// The chunks of the segments of one directory, by their numbers; as the parent has them.
+type Segments = HashMap<u64, Vec<DataId>>;
+
+/// What is known of an earlier backup of the same volume.
+pub(super) struct Parent {
+    /// The root of its trees.
+    pub(super) root: TreeId,
+    /// Where the image may differ from it, ascending and disjoint.
+    pub(super) changed: Vec<Range<u64>>,
+}
+
+/// Writes one image.
+pub(super) struct Archiver<'a> {
+    session: &'a Arc<Session>,
+    indexed: &'a Indexed,
+    packer: Packer<'a>,
+    image: &'a Image,
+    parent: Option<Parent>,
+    /// The parent's directories of segments by their names.
+    directories: HashMap<String, TreeId>,
+    /// The chunks of a hole, by their length.
+    zeros: Mutex<HashMap<u64, DataId>>,
+    /// The directory of which all segments are holes.
+    hole: Option<TreeId>,
+    read: AtomicU64,
+}
+
+/// What was written.
+pub(super) struct Archived {
+    pub(super) root: TreeId,
+    /// Bytes that were read of the image.
+    pub(super) read: u64,
+    /// Bytes that were stored.
+    pub(super) added: u64,
+}
+
+impl<'a> Archiver<'a> {
+    pub(super) fn new(
+        session: &'a Arc<Session>,
+        indexed: &'a Indexed,
+        cipher: &'a Cipher,
+        image: &'a Image,
+        parent: Option<Parent>,
+    ) -> Self {
+        let directories = parent.as_ref().and_then(|parent| directories(indexed, parent.root));
+        Self {
+            session,
+            indexed,
+            packer: Packer::new(session, cipher),
+            image,
+            parent,
+            directories: directories.unwrap_or_default(),
+            zeros: Mutex::default(),
+            hole: None,
+            read: AtomicU64::new(0),
+        }
+    }
+
+    /// Stores all of the image, and `manifest` beside it.
+    pub(super) fn run(mut self, manifest: &[u8]) -> Result<Archived> {
+        let mut packing = Packing::new(COMPRESSION)?;
+        let count = image_segments(self.image.size());
+        let mut directories = Vec::new();
+        for directory in 0..count.div_ceil(FANOUT) {
+            self.session.go_on()?;
+            let numbers = directory * FANOUT..((directory + 1) * FANOUT).min(count);
+            let tree = self.directory(directory, numbers, &mut packing)?;
+            let mut node = node(&directory_name(directory), NodeType::Dir, 0);
+            node.subtree = Some(tree);
+            directories.push(node);
+        }
+        let mut image = node(IMAGE, NodeType::Dir, 0);
+        image.subtree = Some(self.tree(directories, &mut packing)?);
+        let mut described = node(MANIFEST, NodeType::File, manifest.len() as u64);
+        described.content = Some(vec![self.chunk(manifest, &mut packing)?]);
+        let root = self.tree(vec![image, described], &mut packing)?;
+        let read = self.read.load(Ordering::Relaxed);
+        Ok(Archived { root, read, added: self.packer.finish()? })
+    }
+
+    /// The tree of one directory of segments.
+    fn directory(
+        &mut self,
+        directory: u64,
+        numbers: Range<u64>,
+        packing: &mut Packing,
+    ) -> Result<TreeId> {
+        let bytes = segment_range(numbers.start, self.image.size()).start
+            ..segment_range(numbers.end - 1, self.image.size()).end;
+        let whole = numbers.end - numbers.start == FANOUT;
+        let hole = whole && !touches(&self.image.allocated, &bytes);
+        if hole && let Some(tree) = self.hole {
+            self.session.count(bytes.end - bytes.start);
+            return Ok(tree);
+        }
+        let parent = self.parent_segments(directory);
+        if let Some((tree, segments)) = &parent
+            && !self.may_differ(&bytes)
+            && segments.len() as u64 == numbers.end - numbers.start
+            && self.is_whole(segments, &numbers)
+        {
+            self.session.count(bytes.end - bytes.start);
+            return Ok(*tree);
+        }
+        let parent = parent.map(|(_, segments)| segments).unwrap_or_default();
+        let contents = self.segments(numbers.clone(), &parent)?;
+        let nodes = numbers.zip(contents).map(|(number, content)| {
+            let range = segment_range(number, self.image.size());
+            let mut node = node(&segment_name(number), NodeType::File, range.end - range.start);
+            node.content = Some(content);
+            node
+        });
+        let tree = self.tree(nodes.collect(), packing)?;
+        if hole {
+            self.hole = Some(tree);
+        }
+        Ok(tree)
+    }
+
+    fn may_differ(&self, bytes: &Range<u64>) -> bool {
+        self.parent.as_ref().is_none_or(|parent| touches(&parent.changed, bytes))
+    }
+
+    /// The parent's tree of this directory and the segments in it, if they can be read.
+    fn parent_segments(&self, directory: u64) -> Option<(TreeId, Segments)> {
+        let name = directory_name(directory);
+        let tree = *self.directories.get(&name)?;
+        let nodes = self.indexed.get_tree(&tree).ok()?.nodes;
+        let mut segments = Segments::new();
+        for node in nodes {
+            let number = segment_number(&name, &node.name)?;
+            let range = segment_range(number, self.image.size());
+            // One that has had another length is new.
+            if number < image_segments(self.image.size())
+                && node.meta.size == range.end - range.start
+            {
+                segments.insert(number, node.content?);
+            }
+        }
+        Some((tree, segments))
+    }
+
+    /// Whether all chunks of the parent's segments can be had: what was found damaged is out of the index,
+    /// and is stored again.
+    fn is_whole(&self, segments: &Segments, numbers: &Range<u64>) -> bool {
+        numbers.clone().all(|number| {
+            segments.get(&number).is_some_and(|chunks| chunks.iter().all(|chunk| self.has(chunk)))
+        })
+    }
+
+    fn has(&self, chunk: &DataId) -> bool {
+        self.indexed.get_index_entry(chunk).is_ok()
+    }
+
+    /// The chunks of these segments, found or stored by several threads.
+    fn segments(&self, numbers: Range<u64>, parent: &Segments) -> Result<Vec<Vec<DataId>>> {
+        let next = AtomicU64::new(numbers.start);
+        let work = || -> Result<Vec<(u64, Vec<DataId>)>> {
+            let mut packing = Packing::new(COMPRESSION)?;
+            let mut buffer = Vec::new();
+            let mut done = Vec::new();
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= numbers.end {
+                    return Ok(done);
+                }
+                let range = segment_range(number, self.image.size());
+                let parent = parent.get(&number);
+                let content = chunk_ranges(&range).enumerate().map(|(i, chunk)| {
+                    let before = parent.and_then(|chunks| chunks.get(i));
+                    self.image_chunk(&chunk, before, &mut buffer, &mut packing)
+                });
+                done.push((number, content.collect::<Result<Vec<_>>>()?));
+            }
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut all = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..cores * THREADS).map(|_| scope.spawn(work)).collect();
+            let mut all = Vec::new();
+            let mut failed = None;
+            for thread in threads {
+                let done = thread.join();
+                match done
+                    .unwrap_or_else(|_| Err(Error::internal("a thread of the backup broke off")))
+                {
+                    Ok(done) => all.extend(done),
+                    Err(error) => failed = failed.or(Some(error)),
+                }
+            }
+            failed.map_or(Ok(all), Err)
+        })?;
+        all.sort_unstable_by_key(|(number, _)| *number);
+        Ok(all.into_iter().map(|(_, content)| content).collect())
+    }
+
+    /// The id of one chunk of the image, which is stored now.
+    fn image_chunk(
+        &self,
+        range: &Range<u64>,
+        before: Option<&DataId>,
+        buffer: &mut Vec<u8>,
+        packing: &mut Packing,
+    ) -> Result<DataId> {
+        let length = range.end - range.start;
+        if let Some(before) = before
+            && !self.may_differ(range)
+            && self.has(before)
+        {
+            self.session.count(length);
+            return Ok(*before);
+        }
+        self.session.go_on()?;
+        if !touches(&self.image.allocated, range) {
+            self.session.count(length);
+            return self.zeros(length, packing);
+        }
+        buffer.clear();
+        buffer.resize(usize::try_from(length).unwrap_or_default(), 0);
+        self.read.fetch_add(self.image.read(range, buffer)?, Ordering::Relaxed);
+        let id = match is_zero(buffer) {
+            true => self.zeros(length, packing),
+            false => self.chunk(buffer, packing),
+        };
+        self.session.count(length);
+        id
+    }
+
+    fn zeros(&self, length: u64, packing: &mut Packing) -> Result<DataId> {
+        let mut zeros = self.zeros.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = zeros.get(&length) {
+            return Ok(*known);
+        }
+        let id = self.chunk(&vec![0; usize::try_from(length).unwrap_or_default()], packing)?;
+        zeros.insert(length, id);
+        Ok(id)
+    }
+
+    /// The id of these bytes, which are stored now.
+    fn chunk(&self, bytes: &[u8], packing: &mut Packing) -> Result<DataId> {
+        let digest = Digest::of(bytes);
+        let id = DataId::from(rustic_core::Id::try_from(digest)?);
+        if !self.has(&id) && self.packer.claim(Kind::Data, digest) {
+            self.packer.add(Kind::Data, digest, bytes, packing)?;
+        }
+        Ok(id)
+    }
+
+    fn tree(&self, nodes: Vec<Node>, packing: &mut Packing) -> Result<TreeId> {
+        let tree = Tree { nodes };
+        let (bytes, id) =
+            tree.serialize().map_err(|error| Error::internal("a directory").caused_by(error))?;
+        let digest = Digest::of(&bytes);
+        if self.indexed.get_index_entry(&id).is_err() && self.packer.claim(Kind::Tree, digest) {
+            self.packer.add(Kind::Tree, digest, &bytes, packing)?;
+        }
+        Ok(id)
+    }
+}
+
+/// The directories of segments below the root of a backup; none if they cannot be read.
+fn directories(indexed: &Indexed, root: TreeId) -> Option<HashMap<String, TreeId>> {
+    let nodes = indexed.get_tree(&root).ok()?.nodes;
+    let image = nodes.into_iter().find(|node| node.name == IMAGE)?.subtree?;
+    let nodes = indexed.get_tree(&image).ok()?.nodes;
+    nodes.into_iter().map(|node| Some((node.name, node.subtree?))).collect()
+}
+
+/// A file or directory. All of them have the same times, so that trees are equal when their content is.
+fn node(name: &str, kind: NodeType, size: u64) -> Node {
+    // The mark of a directory, as Go has it.
+    let mode = if kind == NodeType::Dir { 1 << 31 | 0o700 } else { 0o600 };
+    let epoch = Some(jiff::Timestamp::UNIX_EPOCH);
+    let meta = Metadata {
+        mode: Some(mode),
+        mtime: epoch,
+        atime: epoch,
+        ctime: epoch,
+        size,
+        links: 1,
+        ..Metadata::default()
+    };
+    Node::new_node(OsStr::new(name), kind, meta)
+}
+
+const _: () = assert!(super::image::SEGMENT.is_multiple_of(CHUNK));
