@@ -1,5 +1,7 @@
 //! A client of the admin socket.
 
+mod backup;
+
 use std::path::{Path, PathBuf};
 
 use http_body_util::{BodyExt, Full};
@@ -143,6 +145,14 @@ impl Client {
     /// [`Failure`]
     pub async fn operation(&self, id: OperationId) -> Answer<OperationView> {
         self.get(&format!("/v1/operations/{id}")).await
+    }
+
+    /// Asks an operation to end before it is done, and tells how it stands.
+    ///
+    /// # Errors
+    /// [`Failure`]
+    pub async fn cancel(&self, id: OperationId) -> Answer<OperationView> {
+        self.ask(Method::POST, &format!("/v1/operations/{id}/cancel"), Bytes::new()).await
     }
 
     /// Makes a volume.

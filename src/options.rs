@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::id::BackupRef;
 use crate::keep::Keep;
 use crate::name::{BackendName, HookName, RepositoryName, SnapshotRef, VolumeName};
 use crate::timing::Timing;
@@ -97,14 +98,17 @@ pub enum ContentSource {
     FromSnapshot(SnapshotRef),
     /// Another volume's content as it is now.
     CloneOf(VolumeName),
+    /// A backup's content.
+    FromBackup(BackupRef),
 }
 
 impl ContentSource {
-    /// The volume that the content comes from.
-    pub fn volume(&self) -> &VolumeName {
+    /// The volume that the content comes from, if it comes from one of this node.
+    pub fn volume(&self) -> Option<&VolumeName> {
         match self {
-            Self::FromSnapshot(reference) => &reference.volume,
-            Self::CloneOf(volume) => volume,
+            Self::FromSnapshot(reference) => Some(&reference.volume),
+            Self::CloneOf(volume) => Some(volume),
+            Self::FromBackup(_) => None,
         }
     }
 }
@@ -135,7 +139,7 @@ pub struct VolumeOptions {
     pub mount_options: Vec<String>,
     /// `uid`, `gid`, `mode`
     pub ownership: Ownership,
-    /// `from-snapshot`, `clone-of`
+    /// `from-snapshot`, `clone-of`, `from-backup`
     pub source: Option<ContentSource>,
     /// `read-only`
     pub read_only: bool,
@@ -180,6 +184,7 @@ pub const KEYS: &[OptionKey] = &[
     key("mode", "OCTAL", "permissions of the same, such as 0750"),
     key("clone-of", "VOLUME", "begin with the content of another volume"),
     key("from-snapshot", "VOLUME@SNAPSHOT", "begin with the content of a snapshot"),
+    key("from-backup", "ID", "begin with the content of a backup; its first digits are enough"),
     key(
         "on-remove",
         "delete|retain|trash",
@@ -215,6 +220,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("availabilityZone", "zone"),
     ("encryptionKey", "kms-key"),
     ("snapshotID", "from-snapshot"),
+    ("backup", "from-backup"),
 ];
 
 impl Ownership {
@@ -291,6 +297,7 @@ impl VolumeOptions {
             "mode" => self.ownership.mode = Some(parse_mode(value)?),
             "from-snapshot" => self.set_source(ContentSource::FromSnapshot(value.parse()?))?,
             "clone-of" => self.set_source(ContentSource::CloneOf(value.parse()?))?,
+            "from-backup" => self.set_source(ContentSource::FromBackup(value.parse()?))?,
             "read-only" => self.read_only = parse_bool(value)?,
             "on-remove" => self.on_remove = value.parse()?,
             "snapshot-every" => self.snapshot_every = Some(value.parse()?),
@@ -306,7 +313,7 @@ impl VolumeOptions {
     fn set_source(&mut self, source: ContentSource) -> Result<()> {
         if self.source.replace(source).is_some() {
             return Err(Error::invalid("a volume has one source of content")
-                .hint("give either clone-of or from-snapshot"));
+                .hint("give one of clone-of, from-snapshot and from-backup"));
         }
         Ok(())
     }
@@ -443,6 +450,7 @@ mod tests {
                 "fs" => "xfs",
                 "uid" | "gid" | "mode" => "7",
                 "from-snapshot" => "x@y",
+                "from-backup" => "0123abcd",
                 "on-remove" => "trash",
                 "snapshot-every" | "backup-every" => "1h",
                 "repository" | "hook" => "x",
@@ -468,6 +476,9 @@ mod tests {
         assert_eq!(options.filesystem, Some(FilesystemKind::Xfs));
         assert_eq!(options.given()["backend"], "loop");
         assert!(parse(&[("driver", "loop"), ("backend", "thin")]).is_err());
+        let id = "0123abcd";
+        let source = parse(&[("backup", id)]).unwrap().source;
+        assert_eq!(source, Some(ContentSource::FromBackup(id.parse().unwrap())));
     }
 
     #[test]
@@ -483,10 +494,13 @@ mod tests {
             ("mount-options", "x\0y"),
             ("backend", "../loop"),
             ("on-remove", "maybe"),
+            ("from-backup", "abc"),
+            ("from-backup", "../../etc"),
         ] {
             assert!(parse(&[(key, value)]).is_err(), "{key}={value}");
         }
         assert!(parse(&[("clone-of", "a"), ("from-snapshot", "a@b")]).is_err());
+        assert!(parse(&[("clone-of", "a"), ("from-backup", "0123abcd")]).is_err());
     }
 
     #[test]

@@ -1,6 +1,11 @@
 //! What can be typed.
 
+mod backup;
+mod pool;
+mod repository;
 mod schedule;
+mod snapshot;
+mod volume;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -9,10 +14,15 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::flags::ConfigFlags;
 use crate::error::Error;
-use crate::id::{MountId, OperationId, VolumeUuid};
-use crate::name::{BackendName, HookName, SnapshotRef, VolumeName};
-use crate::units::ByteSize;
+use crate::id::OperationId;
+use crate::name::{SnapshotRef, VolumeName};
+
+pub(super) use backup::Backup;
+pub(super) use pool::Pool;
+pub(super) use repository::Repository;
 pub(super) use schedule::{Schedule, Settings};
+pub(super) use snapshot::Snapshot;
+pub(super) use volume::{Volume, Words};
 
 /// Container volumes that outlive their containers and their host
 ///
@@ -30,6 +40,7 @@ Examples:
   docker run -v pgdata:/var/lib/postgresql/data --volume-driver holdfast postgres
   holdfast snapshot create pgdata@before-upgrade
   holdfast volume clone pgdata@before-upgrade pgdata-test
+  holdfast backup create pgdata
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 conflict or in use, 5 daemon not reachable."
 )]
@@ -83,10 +94,16 @@ Examples:
     /// Have snapshots and backups made again and again
     #[command(subcommand)]
     Schedule(Schedule),
+    /// Store volumes in repositories, and make volumes of what is stored
+    #[command(subcommand)]
+    Backup(Backup),
+    /// Make, show and check the repositories that hold backups
+    #[command(subcommand)]
+    Repository(Repository),
     /// Show, grow, check and mend the pools that volumes share
     #[command(subcommand)]
     Pool(Pool),
-    /// Show and follow changes in progress
+    /// Show, follow and end changes in progress
     #[command(subcommand)]
     Operation(Operation),
     /// Show what has happened lately, or as it happens
@@ -136,262 +153,25 @@ pub(super) struct Daemon {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Volume {
-    /// Make a volume
-    #[command(after_help = options_help("\
-Examples:
-  holdfast volume create pgdata
-  holdfast volume create pgdata --size 20G -o fs=xfs -o uid=70 -o mode=0700
-  holdfast volume create copy -o clone-of=pgdata
-
-Making a volume that exists with the same options changes nothing; with other options it fails and
-says which differ."))]
-    Create {
-        /// Its name
-        #[arg(value_parser = parsed::<VolumeName>)]
-        name: VolumeName,
-        /// Where it lives [default: default_backend of the configuration]
-        #[arg(long, value_parser = parsed::<BackendName>)]
-        backend: Option<BackendName>,
-        /// How large it is: bytes or 10G, 512M ... [default: the backend's]
-        #[arg(long, value_parser = size_as_typed)]
-        size: Option<String>,
-        #[command(flatten)]
-        words: Words,
-        #[command(flatten)]
-        detach: Detach,
-    },
-    /// List all volumes
-    #[command(visible_alias = "list")]
-    Ls,
-    /// Show all about volumes
-    Inspect {
-        /// Their names
-        #[arg(required = true, value_name = "NAME", value_parser = parsed::<VolumeName>)]
-        names: Vec<VolumeName>,
-    },
-    /// Remove volumes, each as its option on-remove says
-    ///
-    /// With on-remove=delete, the default, a volume's data and all of its snapshots are gone for good. If
-    /// there are snapshots that somebody made of it, it is only removed with --snapshots. (`docker volume
-    /// rm` cannot be told, and deletes them.)
-    #[command(visible_alias = "remove")]
-    Rm {
-        /// Their names
-        #[arg(required = true, value_name = "NAME", value_parser = parsed::<VolumeName>)]
-        names: Vec<VolumeName>,
-        /// Delete their snapshots too
-        #[arg(long)]
-        snapshots: bool,
-        #[command(flatten)]
-        detach: Detach,
-    },
-    /// Take back a volume that was removed with on-remove=trash
-    Undelete {
-        /// The name that it had
-        #[arg(value_parser = parsed::<VolumeName>)]
-        name: VolumeName,
-        #[command(flatten)]
-        detach: Detach,
-    },
-    /// Take back a volume that was removed with on-remove=retain
-    ///
-    /// Or any other that a backend holds and the catalog does not know; `holdfast status` warns of those.
-    #[command(after_help = "\
-Examples:
-  holdfast volume adopt 248ef1cf-e985-4763-ab0c-b4f4bcdd31f3
-  holdfast volume adopt 248ef1cf-e985-4763-ab0c-b4f4bcdd31f3 pgdata-old")]
-    Adopt {
-        /// Its uuid, as `volume inspect` told it; the name of its directory on the backend loop
-        #[arg(value_parser = parsed::<VolumeUuid>)]
-        uuid: VolumeUuid,
-        /// Its name from now on [default: the one that it had]
-        #[arg(value_parser = parsed::<VolumeName>)]
-        name: Option<VolumeName>,
-        #[command(flatten)]
-        detach: Detach,
-    },
-    /// Make a volume larger, in use or not
-    #[command(after_help = "\
-Examples:
-  holdfast volume resize pgdata 40G")]
-    Resize {
-        /// Its name
-        #[arg(value_parser = parsed::<VolumeName>)]
-        name: VolumeName,
-        /// How large it is to be
-        #[arg(value_parser = parsed::<ByteSize>)]
-        size: ByteSize,
-        #[command(flatten)]
-        detach: Detach,
-    },
-    /// Mount a volume on this host, as a container would, and print where
-    #[command(after_help = "\
-Examples:
-  cd $(holdfast volume mount pgdata)
-  holdfast volume unmount pgdata")]
-    Mount {
-        /// Its name
-        #[arg(value_parser = parsed::<VolumeName>)]
-        name: VolumeName,
-        #[command(flatten)]
-        by: By,
-    },
-    /// Give up a mount made with `volume mount`
-    Unmount {
-        /// Its name
-        #[arg(value_parser = parsed::<VolumeName>)]
-        name: VolumeName,
-        #[command(flatten)]
-        by: By,
-    },
-    /// Make a new volume with the content of another, or of a snapshot
-    #[command(after_help = "\
-Examples:
-  holdfast volume clone pgdata pgdata-test
-  holdfast volume clone pgdata@before-upgrade pgdata-old")]
-    Clone {
-        /// VOLUME or VOLUME@SNAPSHOT
-        #[arg(value_parser = parsed::<Source>)]
-        source: Source,
-        /// The new volume's name
-        #[arg(value_parser = parsed::<VolumeName>)]
-        new: VolumeName,
-        #[command(flatten)]
-        words: Words,
-        #[command(flatten)]
-        detach: Detach,
-    },
-    /// Give a volume that is not in use another name
-    Rename {
-        /// Its name
-        #[arg(value_parser = parsed::<VolumeName>)]
-        name: VolumeName,
-        /// Its name from now on
-        #[arg(value_parser = parsed::<VolumeName>)]
-        new: VolumeName,
-        #[command(flatten)]
-        detach: Detach,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum Snapshot {
-    /// Cut a snapshot of a volume, in use or not
-    #[command(after_help = "\
-Examples:
-  holdfast snapshot create pgdata@before-upgrade
-  holdfast snapshot create pgdata@before-upgrade --hook postgres")]
-    Create {
-        #[command(flatten)]
-        which: Which,
-        /// What runs before and after it, by its name in the configuration [default: the volume's]
-        #[arg(long, value_name = "NAME", value_parser = parsed::<HookName>)]
-        hook: Option<HookName>,
-        #[command(flatten)]
-        detach: Detach,
-    },
-    /// List the snapshots of a volume, or of all
-    #[command(visible_alias = "list")]
-    Ls {
-        /// The volume
-        #[arg(value_parser = parsed::<VolumeName>)]
-        volume: Option<VolumeName>,
-    },
-    /// Show all about a snapshot
-    Inspect {
-        #[command(flatten)]
-        which: Which,
-    },
-    /// Remove a snapshot
-    #[command(visible_alias = "remove")]
-    Rm {
-        #[command(flatten)]
-        which: Which,
-        #[command(flatten)]
-        detach: Detach,
-    },
-    /// Put a snapshot's content in place of its volume's, which must not be in use
-    ///
-    /// What it replaces is kept as a snapshot, whose name is printed.
-    #[command(after_help = "\
-Examples:
-  docker stop db
-  holdfast snapshot restore pgdata@before-upgrade
-  docker start db")]
-    Restore {
-        #[command(flatten)]
-        which: Which,
-        #[command(flatten)]
-        detach: Detach,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum Pool {
-    /// List all pools: how full they are, and what is wrong with them
-    #[command(visible_alias = "list")]
-    Ls,
-    /// Show all about a pool
-    Inspect {
-        /// Its name, which is its backend's; not needed where there is one pool
-        #[arg(value_parser = parsed::<BackendName>)]
-        name: Option<BackendName>,
-    },
-    /// Make a pool larger, in use or not
-    ///
-    /// A pool on files gets the size that is named. A pool on devices takes all of its devices: make
-    /// those larger first (lvextend, a larger cloud disk), then run this.
-    #[command(after_help = "\
-Examples:
-  holdfast pool grow 200G
-  lvextend --size +100G vg/holdfast && holdfast pool grow")]
-    Grow {
-        /// How large its data is to be [default: as large as its devices have become]
-        #[arg(value_parser = parsed::<ByteSize>)]
-        size: Option<ByteSize>,
-        /// Which pool; not needed where there is one
-        #[arg(long, value_name = "NAME", value_parser = parsed::<BackendName>)]
-        pool: Option<BackendName>,
-        #[command(flatten)]
-        detach: Detach,
-    },
-    /// Read all of a pool's metadata, and say what is wrong and what to do
-    ///
-    /// Nothing is changed, and volumes stay in use. The exit code is 1 if something is wrong.
-    Check {
-        /// Its name; not needed where there is one pool
-        #[arg(value_parser = parsed::<BackendName>)]
-        name: Option<BackendName>,
-        #[command(flatten)]
-        detach: Detach,
-    },
-    /// Mend a pool's metadata, while no volume of it is in use
-    ///
-    /// A copy of the metadata is kept in the state directory first. The metadata is overwritten only by what
-    /// thin_repair has made of it and thin_check has found sound.
-    #[command(after_help = "\
-Examples:
-  holdfast pool check
-  docker stop db
-  holdfast pool repair
-  docker start db")]
-    Repair {
-        /// Its name; not needed where there is one pool
-        #[arg(value_parser = parsed::<BackendName>)]
-        name: Option<BackendName>,
-        #[command(flatten)]
-        detach: Detach,
-    },
-}
-
-#[derive(Debug, Subcommand)]
 pub(super) enum Operation {
     /// List what runs, what is stuck, and the last that are over
     #[command(visible_alias = "list")]
     Ls,
     /// Follow an operation to its end; the exit code is the operation's
     Watch {
+        /// Its id
+        #[arg(value_parser = parsed::<OperationId>)]
+        id: OperationId,
+    },
+    /// End an operation before it is done, and undo what it has begun
+    ///
+    /// Backups, restores, verifications, prunes and the making of a volume can be cancelled. Waits until the
+    /// operation has ended.
+    #[command(after_help = "\
+Examples:
+  holdfast operation ls
+  holdfast operation cancel b5541c8c-c9b3-40a2-a2a1-3d7a9e0dd7de")]
+    Cancel {
         /// Its id
         #[arg(value_parser = parsed::<OperationId>)]
         id: OperationId,
@@ -411,17 +191,6 @@ pub(super) enum Config {
     },
 }
 
-/// Options and labels of a new volume.
-#[derive(Debug, Args)]
-pub(super) struct Words {
-    /// An option of the volume; repeat it for more. `holdfast volume create --help` lists them
-    #[arg(short = 'o', long = "option", value_name = "KEY=VALUE", value_parser = pair)]
-    pub(super) options: Vec<(String, String)>,
-    /// A label; repeat it for more
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
-    pub(super) labels: Vec<(String, String)>,
-}
-
 /// Whether to wait.
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct Detach {
@@ -430,23 +199,7 @@ pub(super) struct Detach {
     pub(super) detach: bool,
 }
 
-/// Who mounts.
-#[derive(Debug, Args)]
-pub(super) struct By {
-    /// The mount id that holds the mount
-    #[arg(long, default_value = "cli", value_parser = parsed::<MountId>)]
-    pub(super) id: MountId,
-}
-
-/// A snapshot.
-#[derive(Debug, Args)]
-pub(super) struct Which {
-    /// The snapshot
-    #[arg(value_name = "VOLUME@SNAPSHOT", value_parser = parsed::<SnapshotRef>)]
-    pub(super) snapshot: SnapshotRef,
-}
-
-/// What a clone is made of.
+/// A volume or a snapshot, to be copied or stored.
 #[derive(Debug, Clone)]
 pub(super) enum Source {
     Volume(VolumeName),
@@ -471,31 +224,6 @@ fn parsed<T: FromStr<Err = Error>>(text: &str) -> Result<T, String> {
         Some(hint) => format!("{}; {hint}", error.full_message()),
         None => error.full_message(),
     })
-}
-
-/// The examples, and every option that a volume can have.
-fn options_help(examples: &str) -> String {
-    use std::fmt::Write as _;
-    let mut help =
-        format!("{examples}\n\nOptions of a volume, the same as for `docker volume create -o`:\n");
-    for key in crate::options::KEYS {
-        let _ = writeln!(help, "  {}={}\n          {}", key.name, key.form, key.help);
-    }
-    help.trim_end().to_owned()
-}
-
-/// Kept as it was typed, because it is shown again among the volume's options.
-fn size_as_typed(text: &str) -> Result<String, String> {
-    parsed::<ByteSize>(text).map(|_| text.to_owned())
-}
-
-/// A key alone means that it is set, as for Docker.
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').unwrap_or((text, ""));
-    if key.is_empty() {
-        return Err("write KEY=VALUE".to_owned());
-    }
-    Ok((key.to_owned(), value.to_owned()))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Data goes to standard output, all else to standard error.
 
 mod args;
+mod backup;
 mod events;
 mod exit;
 mod flags;
@@ -11,6 +12,7 @@ mod operation;
 mod pool;
 mod print;
 mod progress;
+mod repository;
 mod schedule;
 mod snapshot;
 mod status;
@@ -96,6 +98,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         match &arguments.command {
             Command::Volume(asked) => volume::run(&session, asked).await,
             Command::Snapshot(asked) => snapshot::run(&session, asked).await,
+            Command::Backup(asked) => backup::run(&session, asked).await,
+            Command::Repository(asked) => repository::run(&session, asked).await,
             Command::Schedule(asked) => schedule::run(&session, asked).await,
             Command::Pool(asked) => pool::run(&session, asked).await,
             Command::Events(asked) => events::run(&session, asked).await,

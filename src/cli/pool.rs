@@ -3,7 +3,7 @@
 use super::Session;
 use super::args::Pool;
 use super::exit::Failure;
-use super::print::{or_dash, pairs, table};
+use super::print::{self, or_dash, pairs, table};
 use crate::api::admin::Changed;
 use crate::backend::PoolLevel;
 use crate::engine::view::PoolView;
@@ -109,15 +109,8 @@ fn details(pool: &PoolView) -> String {
 }
 
 fn check(changed: &Changed) -> String {
-    let Some(check) = &changed.check else { return changed.name.clone() };
-    let mut text =
-        format!("pool {}: {}\n", changed.name, if check.sound { "sound" } else { "not sound" });
-    for finding in &check.findings {
-        text.push_str(&format!("  {finding}\n"));
+    match &changed.check {
+        Some(check) => print::check(&format!("pool {}", changed.name), check),
+        None => changed.name.clone(),
     }
-    for (index, step) in check.advice.iter().enumerate() {
-        let lead = if index == 0 { "what to do:\n" } else { "" };
-        text.push_str(&format!("{lead}  {}. {step}\n", index + 1));
-    }
-    text
 }

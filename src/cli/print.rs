@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::args::Output;
 use super::exit::Failure;
+use crate::api::admin::Check;
 use crate::error::Error;
 
 /// Prints in the form that was asked for.
@@ -96,4 +97,17 @@ pub(super) fn pairs(pairs: &[(&str, String)]) -> String {
 /// What stands where there is nothing.
 pub(super) fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// What a check of `what` has found.
+pub(super) fn check(what: &str, check: &Check) -> String {
+    let mut text = format!("{what}: {}\n", if check.sound { "sound" } else { "not sound" });
+    for finding in &check.findings {
+        text.push_str(&format!("  {finding}\n"));
+    }
+    for (index, step) in check.advice.iter().enumerate() {
+        let lead = if index == 0 { "what to do:\n" } else { "" };
+        text.push_str(&format!("{lead}  {}. {step}\n", index + 1));
+    }
+    text
 }

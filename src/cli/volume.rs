@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::name::VolumeName;
 use crate::units::ByteSize;
 
-const WAIT: Detach = Detach { detach: false };
+pub(super) const WAIT: Detach = Detach { detach: false };
 
 pub(super) async fn run(session: &Session, asked: &Volume) -> Result<(), Failure> {
     let client = &session.client;
@@ -67,11 +67,11 @@ pub(super) async fn run(session: &Session, asked: &Volume) -> Result<(), Failure
     }
 }
 
-fn name_of(changed: &Changed) -> String {
+pub(super) fn name_of(changed: &Changed) -> String {
     changed.name.clone()
 }
 
-async fn create(
+pub(super) async fn create(
     session: &Session,
     name: &VolumeName,
     options: BTreeMap<String, String>,
@@ -83,7 +83,7 @@ async fn create(
     session.change(detach, |how| session.client.create(how, &volume), name_of).await
 }
 
-fn words_of(what: &str, given: &[(String, String)]) -> Result<BTreeMap<String, String>> {
+pub(super) fn words_of(what: &str, given: &[(String, String)]) -> Result<BTreeMap<String, String>> {
     let mut words = BTreeMap::new();
     for (key, value) in given {
         if words.insert(key.clone(), value.clone()).is_some_and(|before| before != *value) {
@@ -94,7 +94,7 @@ fn words_of(what: &str, given: &[(String, String)]) -> Result<BTreeMap<String, S
 }
 
 /// A flag or an argument that is an option under another name.
-fn add(
+pub(super) fn add(
     options: &mut BTreeMap<String, String>,
     key: &str,
     value: Option<impl ToString>,

@@ -29,7 +29,7 @@ pub(super) const LONG_PATIENCE: Duration = Duration::from_secs(105);
 /// The same for Remove and Unmount, for which Docker waits a minute.
 pub(super) const SHORT_PATIENCE: Duration = Duration::from_secs(50);
 
-/// A change to be made to one volume, or to a pool.
+/// A change to be made to one volume, to a pool or to a repository.
 ///
 /// Once begun, a change goes on when its future is dropped, and ends whole or undone; only a mount is
 /// undone when nobody waits for its answer any more, because nobody would unmount it.
@@ -84,7 +84,7 @@ impl Change {
         options: VolumeOptions,
         labels: BTreeMap<String, String>,
     ) -> Result<Outcome> {
-        let source = options.source.as_ref().map(|source| source.volume().clone());
+        let source = options.source.as_ref().and_then(|source| source.volume().cloned());
         let mut names = vec![name.clone()];
         names.extend(source);
         self.run("create", names, LONG_PATIENCE, |work| async move {

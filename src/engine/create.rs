@@ -25,9 +25,9 @@ const SIZE_UNIT: u64 = 4096;
 const NO_ROOM: u64 = 1 << 20;
 
 /// Content for a new volume, found in the catalog.
-struct Source {
-    volume: Arc<Volume>,
-    snapshot: Option<Arc<Snapshot>>,
+pub(super) struct Source {
+    pub(super) volume: Arc<Volume>,
+    pub(super) snapshot: Option<Arc<Snapshot>>,
 }
 
 impl Work {
@@ -41,6 +41,10 @@ impl Work {
             return self.same_volume(&existing, &options);
         }
         let source = match &options.source {
+            Some(ContentSource::FromBackup(backup)) => {
+                let backup = backup.clone();
+                return self.create_from_backup(name, options, labels, &backup).await;
+            }
             Some(source) => Some(self.find_source(source)?),
             None => None,
         };
@@ -115,18 +119,21 @@ impl Work {
     }
 
     fn find_source(&self, source: &ContentSource) -> Result<Source> {
-        let volume = self.engine.ready(source.volume())?;
-        let snapshot = match source {
-            ContentSource::CloneOf(_) => None,
-            ContentSource::FromSnapshot(reference) => {
-                Some(self.engine.complete_snapshot(&volume, &reference.snapshot)?)
+        match source {
+            ContentSource::CloneOf(volume) => {
+                Ok(Source { volume: self.engine.ready(volume)?, snapshot: None })
             }
-        };
-        Ok(Source { volume, snapshot })
+            ContentSource::FromSnapshot(reference) => {
+                let volume = self.engine.ready(&reference.volume)?;
+                let snapshot = self.engine.complete_snapshot(&volume, &reference.snapshot)?;
+                Ok(Source { volume, snapshot: Some(snapshot) })
+            }
+            ContentSource::FromBackup(_) => Err(Error::internal("a backup is no volume here")),
+        }
     }
 
     /// The record of the volume to be, with every default decided.
-    fn plan(
+    pub(super) fn plan(
         &self,
         name: VolumeName,
         options: VolumeOptions,
@@ -229,6 +236,7 @@ impl Work {
                 drop(attachment);
                 self.step(Step::CreateDetach, backend.detach(locator)).await?;
             }
+            self.progress.go_on()?;
             volume.state = VolumeState::Ready;
             self.step(Step::CreateDescribe, self.engine.describe(&volume, None, None)).await?;
             self.finish(Step::CreateFinish, vec![put(&volume)]).await
@@ -264,7 +272,7 @@ impl Work {
 
     /// Mount options that the filesystem does not take fail the creation and not the first mount, when
     /// there is only a volume that can never be used.
-    async fn try_options(&self, volume: &Volume, attachment: &Attachment) -> Result<()> {
+    pub(super) async fn try_options(&self, volume: &Volume, attachment: &Attachment) -> Result<()> {
         if volume.mount_options.is_empty() {
             return Ok(());
         }
@@ -333,6 +341,7 @@ impl Work {
                 drop(attachment);
                 self.step(Step::CloneDetach, backend.detach(locator)).await?;
             }
+            self.progress.go_on()?;
             volume.state = VolumeState::Ready;
             self.step(Step::CloneDescribe, self.engine.describe(&volume, None, None)).await?;
             self.finish(Step::CloneFinish, vec![put(&volume)]).await
@@ -384,7 +393,7 @@ impl Work {
 
 impl Attachment {
     /// The block device.
-    fn device(&self) -> Result<&std::path::Path> {
+    pub(super) fn device(&self) -> Result<&std::path::Path> {
         match &self.source {
             MountSource::Device(path) => Ok(path),
             MountSource::Export { source, .. } => {

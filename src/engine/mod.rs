@@ -168,6 +168,7 @@ impl Engine {
     /// next start.
     pub async fn stop(&self, limit: Duration) {
         self.inner.scheduler.end();
+        self.inner.registry.cancel_all();
         let idle = async {
             while !self.inner.registry.is_idle() {
                 tokio::time::sleep(Duration::from_millis(20)).await;

@@ -189,6 +189,26 @@ impl Engine {
         })
     }
 
+    /// Asks a running operation to end where it can be undone, and tells how it stands.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none; `Conflict` if it does not run any more; `Unsupported` for a kind that
+    /// goes on to its end.
+    pub fn cancel(&self, id: OperationId) -> Result<OperationView> {
+        if let Some(running) = self.inner.registry.cancel(id)? {
+            return Ok(running);
+        }
+        let over = self.operation(id)?;
+        let what = format!("the {} of {}", over.kind, over.subject);
+        Err(match over.state {
+            OperationState::Stuck => Error::conflict(format!(
+                "{what} is stuck, and does not run now"
+            ))
+            .hint("it is cleaned up as soon as that is possible; see `holdfast operation ls`"),
+            _ => Error::conflict(format!("{what} is over")),
+        })
+    }
+
     /// The node on one screen.
     pub async fn status(&self) -> StatusView {
         let boot = self.inner.environment.host.boot_id();

@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 use crate::id::OperationId;
 use crate::model::{Progress, Subject};
 
+/// The kinds whose work looks whether somebody has asked for its end, and can be undone until it is done.
+const CANCELLABLE: [&str; 5] = ["backup", "restore-backup", "verify", "prune", "create"];
+
 /// Operations that are over and still told of.
 const HISTORY: usize = 256;
 
@@ -99,6 +102,30 @@ impl Registry {
         running.or_else(|| inner.over.iter().find(|view| view.id == id).cloned())
     }
 
+    /// Asks a running operation to end, and tells how it stands. None if it does not run.
+    ///
+    /// # Errors
+    /// `Unsupported` for a kind that goes on to its end.
+    pub(super) fn cancel(&self, id: OperationId) -> Result<Option<OperationView>> {
+        let inner = self.lock();
+        let Some(running) = inner.running.get(&id) else { return Ok(None) };
+        if !running.is_cancellable() {
+            return Err(Error::unsupported(format!("a {} cannot be cancelled", running.kind))
+                .hint(format!(
+                    "it will end by itself; `holdfast operation watch {id}` waits for it"
+                )));
+        }
+        running.progress.cancel();
+        Ok(Some(running.view(id)))
+    }
+
+    /// Asks all that can be ended to end: what took hours would keep the daemon from stopping.
+    pub(super) fn cancel_all(&self) {
+        let inner = self.lock();
+        let long = inner.running.values().filter(|running| running.is_cancellable());
+        long.for_each(|running| running.progress.cancel());
+    }
+
     /// Keeps what a running operation has to tell besides whether it failed.
     pub(super) fn report(&self, id: OperationId, sentences: Vec<String>) {
         if let Some(running) = self.lock().running.get_mut(&id) {
@@ -123,6 +150,10 @@ impl Registry {
 }
 
 impl Running {
+    fn is_cancellable(&self) -> bool {
+        CANCELLABLE.contains(&self.kind)
+    }
+
     fn work(&self) -> Work {
         Work { kind: self.kind, subject: self.subject.word() }
     }
@@ -170,5 +201,32 @@ impl From<&Error> for ErrorView {
             message: error.full_message(),
             hint: error.hint_text().map(str::to_owned),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn what_can_be_undone_until_it_is_done_can_be_cancelled() {
+        let registry = Arc::new(Registry::default());
+        let subject = Subject::Repository("main".parse().unwrap());
+        let id = |number| OperationId::from_uuid(uuid::Uuid::from_u128(number));
+        let begin = |number, kind| {
+            registry.begin(id(number), kind, subject.clone(), Timestamp::UNIX_EPOCH).unwrap()
+        };
+        let prune = begin(1, "prune");
+        assert!(prune.progress().go_on().is_ok());
+        let told = registry.cancel(id(1)).unwrap().unwrap();
+        assert_eq!((told.kind.as_str(), told.state), ("prune", OperationState::Running));
+        assert_eq!(prune.progress().go_on().unwrap_err().kind(), ErrorKind::Cancelled);
+
+        let check = begin(2, "check");
+        assert_eq!(registry.cancel(id(2)).unwrap_err().kind(), ErrorKind::Unsupported);
+        assert!(check.progress().go_on().is_ok());
+        drop(prune);
+        assert_eq!(registry.cancel(id(1)).unwrap(), None, "it is over");
     }
 }

@@ -28,6 +28,7 @@ impl Work {
         snapshots: SnapshotsToo,
     ) -> Result<Outcome> {
         let volume = self.engine.ready(name)?;
+        self.engine.refuse_if_read(&volume, None)?;
         if snapshots == SnapshotsToo::Refuse && volume.on_remove == OnRemove::Delete {
             self.refuse_snapshots(&volume)?;
         }

@@ -75,6 +75,7 @@ impl Work {
         let volume = self.engine.ready(&reference.volume)?;
         let snapshots = self.snapshots_of(&volume)?;
         let snapshot = self.engine.complete_snapshot(&volume, &reference.snapshot)?;
+        self.engine.refuse_if_read(&volume, Some(snapshot.uuid))?;
         let kind = OperationKind::DeleteSnapshot { snapshot: snapshot.uuid };
         // From here on nobody may read it.
         let record = vec![put_snapshot(&Snapshot { complete: false, ..(*snapshot).clone() })];

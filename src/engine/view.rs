@@ -356,6 +356,8 @@ pub struct RepositoryView {
     pub name: RepositoryName,
     /// Where it is, without secrets.
     pub url: String,
+    /// Whether backups go there when nothing else is said.
+    pub default: bool,
     /// How it stands.
     pub state: RepositoryState,
     /// Backups in it; none if it cannot be asked.

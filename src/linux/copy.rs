@@ -25,7 +25,7 @@ const FLUSH: u64 = 32 << 20;
 /// When a copy has to stop before its end, and who watches it.
 #[derive(Debug)]
 pub(crate) struct CopyControl {
-    /// Counts the bytes.
+    /// Counts the bytes, and may say that the whole work is to end.
     pub progress: Arc<Progress>,
     /// Past this the copy gives up with `Busy`.
     pub deadline: Option<Instant>,
@@ -35,6 +35,7 @@ pub(crate) struct CopyControl {
 
 impl CopyControl {
     fn check(&self) -> Result<()> {
+        self.progress.go_on()?;
         if self.cancelled.load(Ordering::Relaxed) {
             return Err(Error::unavailable("the copy was called off"));
         }

@@ -6,6 +6,7 @@
 mod common;
 
 mod admin;
+mod backup;
 mod commands;
 mod config;
 mod daemon;

@@ -1,15 +1,18 @@
 //! The admin API: HTTP and JSON under `/v1`, for the command line and for programs
 //! (`docs/admin-api.md`).
 
+mod backups;
 mod events;
 mod extract;
+mod operations;
 mod pools;
+mod repositories;
 mod schedules;
 mod wire;
 
 pub use wire::{
-    Adopt, Changed, CreateVolume, Cut, ErrorBody, GrowPool, MountBy, Named, Resize, SetSchedule,
-    Size,
+    Adopt, Changed, Check, CreateBackup, CreateVolume, Cut, ErrorBody, GrowPool, MountBy, Named,
+    PruneRepository, Resize, SetSchedule, Size, VerifyBackups,
 };
 
 use std::path::PathBuf;
@@ -29,12 +32,13 @@ use tokio::sync::watch;
 use super::Gate;
 use super::metrics::{self, Metrics};
 use super::server::{self, Limits};
-use crate::backend::PoolCheck;
-use crate::engine::view::{OperationView, SnapshotView, StatusView, VolumeDetails, VolumeSummary};
+use crate::engine::view::{
+    PruneReport, SnapshotView, StatusView, Verification, VolumeDetails, VolumeSummary,
+};
 use crate::engine::{Change, Engine, SnapshotsToo};
 use crate::error::{Error, Result};
 use crate::id::{MountId, OperationId, VolumeUuid};
-use crate::model::{Holder, Outcome};
+use crate::model::{Backup, Holder, Outcome};
 use crate::name::{HookName, SnapshotName, SnapshotRef, VolumeName};
 use crate::options::VolumeOptions;
 use events::Ending;
@@ -83,8 +87,16 @@ fn router(gate: Gate) -> Router {
         .route("/v1/pools/{pool}/grow", post(pools::grow))
         .route("/v1/pools/{pool}/check", post(pools::check))
         .route("/v1/pools/{pool}/repair", post(pools::repair))
-        .route("/v1/operations", get(operations))
-        .route("/v1/operations/{operation}", get(operation))
+        .route("/v1/backups", get(backups::backups).post(backups::create))
+        .route("/v1/backups/verify", post(backups::verify))
+        .route("/v1/backups/{backup}", get(backups::backup).delete(backups::remove))
+        .route("/v1/repositories", get(repositories::repositories))
+        .route("/v1/repositories/{repository}/init", post(repositories::init))
+        .route("/v1/repositories/{repository}/check", post(repositories::check))
+        .route("/v1/repositories/{repository}/prune", post(repositories::prune))
+        .route("/v1/operations", get(operations::operations))
+        .route("/v1/operations/{operation}", get(operations::operation))
+        .route("/v1/operations/{operation}/cancel", post(operations::cancel))
         .route("/v1/events", get(events::events))
         .route("/metrics", get(numbers))
         .fallback(no_route)
@@ -168,18 +180,6 @@ fn reference(volume: String, snapshot: String) -> Result<SnapshotRef> {
     Ok(SnapshotRef { volume: volume.try_into()?, snapshot: snapshot.try_into()? })
 }
 
-async fn operations(State(gate): State<Gate>) -> Answer<Vec<OperationView>> {
-    Ok(Json(engine(&gate).await?.operations()))
-}
-
-async fn operation(
-    State(gate): State<Gate>,
-    Segments(id): Segments<String>,
-) -> Answer<OperationView> {
-    let id: OperationId = id.parse()?;
-    Ok(Json(engine(&gate).await?.operation(id)?))
-}
-
 /// How a change is to be made.
 #[derive(Debug, Deserialize)]
 struct How {
@@ -196,8 +196,11 @@ struct Effect {
     changed: bool,
     mountpoint: Option<PathBuf>,
     safety: Option<SnapshotName>,
-    check: Option<PoolCheck>,
+    check: Option<Check>,
     report: Option<Vec<String>>,
+    backup: Option<Backup>,
+    verification: Option<Verification>,
+    prune: Option<PruneReport>,
 }
 
 impl From<Outcome> for Effect {
@@ -231,6 +234,9 @@ where
     answer.safety = effect.safety;
     answer.check = effect.check;
     answer.report = effect.report;
+    answer.backup = effect.backup;
+    answer.verification = effect.verification;
+    answer.prune = effect.prune;
     Ok(Json(answer).into_response())
 }
 

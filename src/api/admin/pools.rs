@@ -39,7 +39,7 @@ pub(super) async fn check(
 ) -> Reply {
     let name: BackendName = name.try_into()?;
     change(&gate, &how, name.to_string(), |change| async move {
-        let check = Some(change.check_pool(name).await?);
+        let check = Some(change.check_pool(name).await?.into());
         Ok(Effect { check, ..Effect::default() })
     })
     .await

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::PoolCheck;
-use crate::engine::view::ErrorView;
+use crate::engine::view::{ErrorView, PruneReport, RepositoryCheck, Verification};
 use crate::error::Error;
 use crate::id::OperationId;
-use crate::model::Schedule;
+use crate::model::{Backup, Schedule};
 use crate::name::SnapshotName;
+use crate::repository::Prune;
 use crate::units::ByteSize;
 
 /// A volume to be made.
@@ -118,6 +119,44 @@ pub struct GrowPool {
     pub size: Option<Size>,
 }
 
+/// A volume to be backed up.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateBackup {
+    /// The volume.
+    pub volume: String,
+    /// Its snapshot to store; else one is cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    /// What runs before and after the snapshot, by its name in the configuration; else the volume's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<String>,
+    /// Where to; else the default repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+}
+
+/// Backups to be read back.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyBackups {
+    /// One backup; else every one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<String>,
+    /// Where they are; else the default repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+}
+
+/// What to do about that which no backup needs.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PruneRepository {
+    /// `plan`, `mark` or `now`; `mark` if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub how: Option<Prune>,
+}
+
 /// A size in either form.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -139,10 +178,33 @@ impl TryFrom<Size> for ByteSize {
     }
 }
 
+/// What a check of a pool or a repository has found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// Whether nothing is wrong.
+    pub sound: bool,
+    /// What was found, as sentences.
+    pub findings: Vec<String>,
+    /// What to do, one step each, in order; empty if nothing has to be done.
+    pub advice: Vec<String>,
+}
+
+impl From<PoolCheck> for Check {
+    fn from(PoolCheck { sound, findings, advice }: PoolCheck) -> Self {
+        Self { sound, findings, advice }
+    }
+}
+
+impl From<RepositoryCheck> for Check {
+    fn from(RepositoryCheck { sound, findings, advice }: RepositoryCheck) -> Self {
+        Self { sound, findings, advice }
+    }
+}
+
 /// The answer to a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
-    /// The volume, the snapshot as `volume@snapshot`, or the pool.
+    /// The volume, the snapshot as `volume@snapshot`, the pool, the backup, or the repository.
     pub name: String,
     /// What the change could be watched by.
     pub operation: OperationId,
@@ -155,12 +217,21 @@ pub struct Changed {
     /// The snapshot that keeps what a restore replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub safety: Option<SnapshotName>,
-    /// What a check of a pool has found.
+    /// What a check of a pool or a repository has found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub check: Option<PoolCheck>,
+    pub check: Option<Check>,
     /// What a repair of a pool has done, as sentences.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<Vec<String>>,
+    /// The backup that was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<Backup>,
+    /// What reading backups back has found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
+    /// What a prune has done or would do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prune: Option<PruneReport>,
 }
 
 impl Changed {
@@ -174,6 +245,9 @@ impl Changed {
             safety: None,
             check: None,
             report: None,
+            backup: None,
+            verification: None,
+            prune: None,
         }
     }
 }

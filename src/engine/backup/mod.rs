@@ -4,6 +4,7 @@
 //! the volume is mounted, cut, grown and unmounted meanwhile as at any other time.
 
 mod repositories;
+mod restore;
 
 use std::ops::Range;
 use std::sync::Arc;

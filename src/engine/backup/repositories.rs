@@ -255,6 +255,7 @@ impl Engine {
             };
             views.push(RepositoryView {
                 name: repository.name().clone(),
+                default: Some(repository.name()) == self.inner.config.repositories.default.as_ref(),
                 url: repository.location().to_string(),
                 state,
                 backups: told.map(|(backups, _)| backups),
