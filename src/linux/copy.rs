@@ -200,5 +200,9 @@ mod tests {
         let alone = control(None);
         alone.cancelled.store(true, Ordering::Relaxed);
         assert!(sparse(&image(), &tempfile::tempfile().unwrap(), &alone).is_err());
+        let ended = control(None);
+        ended.progress.cancel();
+        let error = sparse(&image(), &tempfile::tempfile().unwrap(), &ended).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
     }
 }

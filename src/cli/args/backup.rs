@@ -11,8 +11,8 @@ use crate::name::{BackendName, HookName, RepositoryName, VolumeName};
 pub(in crate::cli) enum Backup {
     /// Store a volume's content in a repository, in use or not
     ///
-    /// A snapshot is cut for it, so what a container writes meanwhile is not in it and nothing waits. If a
-    /// snapshot is named, its content is stored. What the repository holds already is not sent again.
+    /// A snapshot is cut for it, so what a container writes meanwhile is not in it. If a snapshot is named, its
+    /// content is stored. What the repository holds already is not sent again.
     #[command(after_help = "\
 Examples:
   holdfast backup create pgdata
@@ -49,6 +49,9 @@ Volumes are told as they were named when they were backed up, and need not exist
         place: Place,
     },
     /// Show all about a backup
+    #[command(after_help = "\
+Examples:
+  holdfast backup inspect 3f9c2a41")]
     Inspect {
         /// Its id; the first digits are enough
         #[arg(value_parser = parsed::<BackupRef>)]
