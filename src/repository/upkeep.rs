@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rustic_core::{CheckOptions, LimitOption, PruneOptions};
+use rustic_core::{CheckOptions, LimitOption, PruneOptions, jiff};
 use serde::{Deserialize, Serialize};
 
 use super::Repository;
@@ -53,6 +53,9 @@ impl Repository {
         };
         let mut options = PruneOptions::default();
         options.instant_delete = how == Prune::Now;
+        if how == Prune::Now {
+            options.keep_delete = jiff::Span::new();
+        }
         options.max_repack = LimitOption::Unlimited;
         let plan = opened.prune_plan(&options).map_err(|error| session.explain(&error))?;
         let (size, marked) = (plan.stats.size_sum(), plan.stats.size_to_delete);

@@ -125,7 +125,6 @@ mod tests {
             node: "node-1".to_owned(),
             size: None,
             created: at(0),
-            read: 0,
             added: 0,
             parent: None,
             scheduled,
