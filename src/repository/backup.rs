@@ -94,6 +94,7 @@ impl Repository {
         file.id = SnapshotId::from(rustic_core::Id::try_from(id)?);
         let backup = read(&self.settings.name, &file)?
             .ok_or_else(|| Error::internal("a backup that was just made is not ours"))?;
+        self.learn(&backup);
         Ok(Stored { backup, read: archived.read })
     }
 }

@@ -272,6 +272,15 @@ impl Repository {
         Ok(backups)
     }
 
+    /// The backups that were there when it was last asked, in no order. Asks nothing.
+    pub fn known(&self) -> Vec<Arc<Backup>> {
+        lock(&self.known).values().flatten().cloned().collect()
+    }
+
+    fn learn(&self, backup: &Backup) {
+        lock(&self.known).insert(backup.id, Some(Arc::new(backup.clone())));
+    }
+
     /// Bytes that its packs take.
     ///
     /// # Errors
