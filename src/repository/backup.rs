@@ -59,8 +59,7 @@ impl Repository {
         let session = self.session(progress)?;
         let opened = self.open(&session)?;
         let _lock = self.lock(&session, &opened, Access::Shared)?;
-        self.mend(&session, &opened)?;
-        let indexed = Arc::new(opened.to_indexed_ids().map_err(|error| session.explain(&error))?);
+        let indexed = Arc::new(self.mended(&session)?);
         let size = job.image.size;
         let mut options = BackupOptions::default();
         options.no_scan = true;

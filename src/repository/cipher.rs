@@ -6,8 +6,10 @@ use std::sync::Arc;
 use aes256ctr_poly1305aes::aead::Aead;
 use aes256ctr_poly1305aes::{Aes256CtrPoly1305Aes, Key, Nonce};
 use rustic_core::repofile::MasterKey;
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::id::BackupId;
 
 /// Bytes of a nonce, which stands before what it was used for.
 const NONCE: usize = 16;
@@ -37,4 +39,19 @@ impl Cipher {
         let (nonce, sealed) = sealed.split_at_checked(NONCE).ok_or_else(damaged)?;
         self.0.decrypt(Nonce::from_slice(nonce), sealed).map_err(|_| damaged())
     }
+
+    /// The content of a chunk or tree, if it has the id.
+    pub(super) fn open_blob(&self, sealed: &[u8], compressed: bool, id: &str) -> Option<Vec<u8>> {
+        let plain = self.open(sealed).ok()?;
+        let plain = match compressed {
+            true => zstd::decode_all(&plain[..]).ok()?,
+            false => plain,
+        };
+        (digest(&plain) == id).then_some(plain)
+    }
+}
+
+/// The id of a content.
+pub(super) fn digest(bytes: &[u8]) -> String {
+    BackupId::from_bytes(Sha256::digest(bytes).into()).to_string()
 }

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 pub(super) const SEGMENT: u64 = 4 << 20;
 
 /// Segments in one directory.
-const FANOUT: u64 = 256;
+pub(super) const FANOUT: u64 = 256;
 
 /// The directory of all segments.
 pub(super) const IMAGE: &str = "image";
@@ -55,7 +55,7 @@ pub(super) fn segments(size: u64) -> u64 {
 }
 
 /// The bytes of the segment at this number.
-fn segment_range(segment: u64, size: u64) -> Range<u64> {
+pub(super) fn segment_range(segment: u64, size: u64) -> Range<u64> {
     let start = segment * SEGMENT;
     start..(start + SEGMENT).min(size)
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::cipher::Cipher;
+use super::session::Session;
 use super::store::Store;
 use crate::error::{ErrorKind, Result};
 use crate::id::BackupId;
@@ -49,20 +50,29 @@ struct LockFile {
     gid: u32,
 }
 
-/// A lock that is held until this is dropped.
+/// A lock that is held until this is dropped, and with it the work that it is for is over.
 #[derive(Debug)]
 pub(super) struct Lock {
+    session: Arc<Session>,
+    /// Goes after the work has ended.
+    _file: Stored,
+}
+
+/// A lock's file, which goes with this.
+#[derive(Debug)]
+struct Stored {
     store: Arc<Store>,
     name: String,
 }
 
 impl Lock {
     pub(super) fn acquire(
-        store: &Arc<Store>,
+        session: &Arc<Session>,
         cipher: &Cipher,
         node: &str,
         access: Access,
     ) -> Result<Self> {
+        let store = session.store();
         refuse_if_locked(store, cipher, node, access, None)?;
         let file = LockFile {
             time: jiff::Timestamp::now().to_string(),
@@ -81,15 +91,22 @@ impl Lock {
         let name = format!("{LOCKS}/{digest}");
         own().insert(name.clone());
         // From here on its end removes it, stored or not.
-        let lock = Self { store: Arc::clone(store), name };
-        store.put(&lock.name, &[sealed.into()])?;
+        let stored = Stored { store: Arc::clone(store), name };
+        store.put(&stored.name, &[sealed.into()])?;
         // Two who looked at the same time see each other now.
         refuse_if_locked(store, cipher, node, access, Some(&digest))?;
-        Ok(lock)
+        session.rely_on(&stored.name);
+        Ok(Self { session: Arc::clone(session), _file: stored })
     }
 }
 
 impl Drop for Lock {
+    fn drop(&mut self) {
+        self.session.end();
+    }
+}
+
+impl Drop for Stored {
     fn drop(&mut self) {
         if let Err(error) = self.store.remove(&self.name) {
             tracing::warn!("{}", error.full_message());

@@ -7,15 +7,13 @@
 use std::sync::Arc;
 
 use rustic_core::repofile::{BlobType, IndexBlob, IndexFile, IndexId, IndexPack};
-use rustic_core::{FileType, Id};
+use rustic_core::{FileType, Id, IndexedIdsStatus, RepairIndexOptions};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
-use super::cipher::Cipher;
+use super::cipher::{Cipher, digest};
 use super::session::{Session, object};
-use super::{Opened, Repository};
+use super::{Cache, Opened, Repository};
 use crate::error::{ErrorKind, Result};
-use crate::id::BackupId;
 
 /// Notes of packs that were found damaged.
 const NOTES: &str = "holdfast/damaged";
@@ -23,25 +21,75 @@ const NOTES: &str = "holdfast/damaged";
 /// Packs that were set aside.
 const ASIDE: &str = "holdfast/aside";
 
+/// The note that an index file is damaged.
+pub(super) const INDEX: &str = "index";
+
 impl Repository {
-    /// Leaves a note that a pack is damaged.
-    pub(super) fn note_damage(&self, session: &Session, pack: &str) -> Result<()> {
-        session.store().put(&format!("{NOTES}/{pack}"), &[])
+    /// Leaves a note that a pack, or the [`INDEX`], is damaged.
+    pub(super) fn note_damage(&self, session: &Session, damaged: &str) -> Result<()> {
+        session.store().put(&format!("{NOTES}/{damaged}"), &[])
+    }
+
+    /// The repository with the ids of all that it has, put in order.
+    pub(super) fn mended(
+        &self,
+        session: &Arc<Session>,
+    ) -> Result<rustic_core::Repository<IndexedIdsStatus>> {
+        match self.mend_and_index(session) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.note_damage(session, INDEX)?;
+                self.mend_and_index(session)
+            }
+            other => other,
+        }
+    }
+
+    fn mend_and_index(
+        &self,
+        session: &Arc<Session>,
+    ) -> Result<rustic_core::Repository<IndexedIdsStatus>> {
+        let opened = self.open(session)?;
+        self.mend(session, &opened)?;
+        opened.to_indexed_ids().map_err(|error| session.explain(&error))
     }
 
     /// Puts in order what was noted.
-    pub(super) fn mend(&self, session: &Arc<Session>, opened: &Opened) -> Result<()> {
-        let notes = session.store().list(NOTES)?;
-        if notes.is_empty() {
-            return Ok(());
-        }
-        let cipher = self.cipher(opened)?;
-        for (pack, _) in notes {
+    fn mend(&self, session: &Arc<Session>, opened: &Opened) -> Result<()> {
+        self.mend_index(session)?;
+        for (pack, _) in session.store().list(NOTES)? {
             tracing::warn!(repository = %self.name(), pack, "setting a damaged pack aside");
-            set_aside(session, opened, &cipher, &pack)?;
+            set_aside(session, opened, &self.cipher(opened)?, &pack)?;
             session.store().remove(&format!("{NOTES}/{pack}"))?;
         }
         Ok(())
+    }
+
+    /// Makes the index anew, from what packs say of themselves, where it was noted as damaged. Until that is
+    /// done packs look as if nobody needed them.
+    pub(super) fn mend_index(&self, session: &Arc<Session>) -> Result<()> {
+        let (store, note) = (session.store(), format!("{NOTES}/{INDEX}"));
+        if store.size(&note)?.is_none() {
+            return Ok(());
+        }
+        // What is kept here of a damaged file may be whole.
+        let opened = self.open_with(session, Cache::Unused)?;
+        let ids: Vec<IndexId> = opened.list().map_err(|error| session.explain(&error))?.collect();
+        for id in ids {
+            let Err(error) = opened.get_file::<IndexFile>(&id) else { continue };
+            let error = session.explain(&error);
+            if error.kind() != ErrorKind::Corrupt {
+                return Err(error);
+            }
+            let name = object(FileType::Index, &id);
+            tracing::warn!(repository = %self.name(), name, "setting a damaged index aside");
+            if let Some(content) = store.get(&name)? {
+                store.put(&format!("{ASIDE}/{}", id.to_hex().as_str()), &[content])?;
+            }
+            store.remove(&name)?;
+        }
+        let options = RepairIndexOptions::default();
+        opened.repair_index(&options, false).map_err(|error| session.explain(&error))?;
+        store.remove(&note)
     }
 }
 
@@ -109,12 +157,8 @@ fn store_whole(
 fn whole<'a>(cipher: &Cipher, content: &'a [u8], blob: &IndexBlob) -> Option<&'a [u8]> {
     let start = usize::try_from(blob.location.offset).ok()?;
     let sealed = content.get(start..)?.get(..usize::try_from(blob.location.length).ok()?)?;
-    let plain = cipher.open(sealed).ok()?;
-    let plain = match blob.location.uncompressed_length {
-        Some(_) => zstd::decode_all(&plain[..]).ok()?,
-        None => plain,
-    };
-    (digest(&plain) == *blob.id.to_hex()).then_some(sealed)
+    let compressed = blob.location.uncompressed_length.is_some();
+    cipher.open_blob(sealed, compressed, &blob.id.to_hex()).map(|_| sealed)
 }
 
 /// A chunk in the header of a pack (restic's `doc/design.rst`, "Pack Format").
@@ -144,8 +188,4 @@ fn store_index(session: &Session, cipher: &Cipher, index: &IndexFile, old: Index
     let sealed = cipher.seal(&serde_json::to_vec(&json).map_err(internal)?)?;
     let name = format!("{}/{}", FileType::Index.dirname(), digest(&sealed));
     session.store().put(&name, &[sealed.into()])
-}
-
-fn digest(bytes: &[u8]) -> String {
-    BackupId::from_bytes(Sha256::digest(bytes).into()).to_string()
 }

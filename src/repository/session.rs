@@ -10,6 +10,7 @@ use rustic_core::{
 };
 use tokio::task::JoinSet;
 
+use super::errors::explain;
 use super::store::Store;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, BackendStep};
@@ -27,6 +28,7 @@ pub(super) struct Session {
     failure: Mutex<Option<Error>>,
     read: AtomicU64,
     packs: Mutex<JoinSet<Result<()>>>,
+    lock: Mutex<Option<String>>,
 }
 
 impl Session {
@@ -37,6 +39,7 @@ impl Session {
             failure: Mutex::new(None),
             read: AtomicU64::new(0),
             packs: Mutex::new(JoinSet::new()),
+            lock: Mutex::new(None),
         })
     }
 
@@ -76,28 +79,61 @@ impl Session {
 
     /// Goes on unless something failed or the work was cancelled.
     pub(super) fn go_on(&self) -> Result<()> {
-        let failed = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        match failed.as_ref() {
-            Some(error) => Err(error.again()),
-            None => self.progress.go_on(),
-        }
+        self.failed()?;
+        self.progress.go_on()
     }
 
-    /// Waits until at most `left` packs are on their way.
+    /// Waits until at most `left` packs are on their way, all that came before being stored.
     fn wait_for_packs(&self, left: usize) -> Result<()> {
         let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
         self.store.runtime().block_on(async {
             while packs.len() > left {
-                match packs.join_next().await {
-                    Some(Ok(result)) => result?,
+                let result = match packs.join_next().await {
+                    Some(Ok(result)) => result,
                     Some(Err(join)) => {
-                        return Err(Error::internal("a pack's upload broke off").caused_by(join));
+                        Err(Error::internal("a pack's upload broke off").caused_by(join))
                     }
                     None => break,
+                };
+                // Kept before anybody else can find that no pack is on its way: they would store an index
+                // that names this one.
+                if let Err(error) = result {
+                    self.fail(error);
                 }
             }
-            Ok(())
-        })
+        });
+        drop(packs);
+        self.failed()
+    }
+
+    /// Ends it: nothing is on its way any more when this returns, and nothing is stored later. The threads of
+    /// rustic_core may outlive what they worked for.
+    pub(super) fn end(&self) {
+        self.fail(Error::internal("this work on the repository is over"));
+        // Whoever it belonged to has the error already.
+        let _ = self.wait_for_packs(0);
+    }
+
+    /// From now on no backup counts without the lock of this name.
+    pub(super) fn rely_on(&self, lock: &str) {
+        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock.to_owned());
+    }
+
+    /// Somebody who took the lock away may have removed what the backup needs.
+    fn assert_locked(&self) -> Result<()> {
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match lock {
+            Some(lock) if self.store.size(&lock)?.is_none() => Err(self
+                .store
+                .error(ErrorKind::InUse, "somebody has removed the lock of this backup")
+                .hint("try again; `restic unlock` is not for locks whose owner is alive")),
+            _ => Ok(()),
+        }
+    }
+
+    fn failed(&self) -> Result<()> {
+        let failed = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.as_ref().map_or(Ok(()), |error| Err(error.again()))
     }
 
     fn write(&self, tpe: FileType, id: &Id, content: BytesList) -> Result<()> {
@@ -107,6 +143,7 @@ impl Session {
         if tpe == FileType::Pack {
             self.wait_for_packs(PACKS_AT_ONCE - 1)?;
             let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+            self.failed()?;
             packs.spawn_blocking_on(
                 move || {
                     store.put(&name, content.slice())?;
@@ -118,6 +155,9 @@ impl Session {
         }
         // What names packs is stored when they are.
         self.wait_for_packs(0)?;
+        if tpe == FileType::Snapshot {
+            self.assert_locked()?;
+        }
         self.store.put(&name, content.slice())?;
         match tpe {
             FileType::Index => failpoint::reached_blocking(BackendStep::RepositoryIndex),
@@ -135,26 +175,6 @@ pub(super) fn object(tpe: FileType, id: &Id) -> String {
         FileType::Pack => format!("data/{}/{}", &hex[..2], &hex[..]),
         other => format!("{}/{}", other.dirname(), &hex[..]),
     }
-}
-
-/// What rustic_core's errors mean to us.
-fn explain(store: &Store, error: &RusticError) -> Error {
-    let text = error.display_log();
-    if error.is_incorrect_password() {
-        return store
-            .error(ErrorKind::Unsupported, "the password is wrong")
-            .hint("look at the repository's password or password_file in the configuration");
-    }
-    let kind = if text.contains("related to Unsupported")
-        || text.contains("version") && text.contains("unsupported")
-    {
-        ErrorKind::Unsupported
-    } else if text.contains("cryptography") || text.contains("not found in index") {
-        ErrorKind::Corrupt
-    } else {
-        ErrorKind::Internal
-    };
-    store.error(kind, text.trim_start_matches("Error: "))
 }
 
 /// [`Session`] as rustic_core holds it.

@@ -100,14 +100,22 @@ impl Store {
     /// `length` bytes of an object.
     pub(super) fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Bytes> {
         let path = self.path(name);
-        let bytes =
-            self.repeated("read", name, || self.objects.get_range(&path, offset..offset + length))?;
+        let end = offset + length;
+        let read = || async {
+            match self.objects.get_range(&path, offset..end).await {
+                Ok(bytes) => Ok(Some(bytes)),
+                // Each service has its own error for a range beyond the end.
+                Err(error) => match self.objects.head(&path).await {
+                    Ok(meta) if meta.size < end => Ok(None),
+                    _ => Err(error),
+                },
+            }
+        };
+        let bytes = self.repeated("read", name, read)?.filter(|bytes| bytes.len() as u64 == length);
+        let bytes = bytes.ok_or_else(|| {
+            self.error(ErrorKind::Corrupt, format!("{name} is shorter than it should be"))
+        })?;
         self.pace(self.download.as_ref(), bytes.len());
-        if bytes.len() as u64 != length {
-            return Err(
-                self.error(ErrorKind::Corrupt, format!("{name} is shorter than it should be"))
-            );
-        }
         Ok(bytes)
     }
 

@@ -51,6 +51,9 @@ impl Repository {
             Prune::Mark => Some(self.lock(&session, &opened, Access::Shared)?),
             Prune::Now => Some(self.lock(&session, &opened, Access::Exclusive)?),
         };
+        if how != Prune::Plan {
+            self.mend_index(&session)?;
+        }
         let mut options = PruneOptions::default();
         options.instant_delete = how == Prune::Now;
         options.max_repack = LimitOption::Unlimited;

@@ -3,11 +3,15 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Repository;
-use super::restore::{Fault, chunks, for_each_chunk, manifest, read_chunk};
-use crate::error::Result;
+use super::contents::{Contents, Fault};
+use super::mend::INDEX;
+use super::restore::for_each_chunk;
+use super::session::Session;
+use super::{Cache, Repository, backup};
+use crate::error::{ErrorKind, Result};
 use crate::id::BackupId;
 use crate::model::Progress;
+use crate::units::ByteSize;
 
 /// What reading a backup back has found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,7 +25,7 @@ pub struct Verified {
 #[derive(Debug, Default)]
 struct Found {
     verified: Verified,
-    packs: BTreeSet<String>,
+    notes: BTreeSet<String>,
 }
 
 impl Found {
@@ -29,8 +33,8 @@ impl Found {
     fn note(&mut self, fault: Fault) -> Result<()> {
         match fault {
             Fault::Unknown(error) => Err(error),
-            Fault::Damage { pack, text } => {
-                self.packs.extend(pack);
+            Fault::Damage { note, text } => {
+                self.notes.extend(note);
                 self.verified.damage.push(text);
                 Ok(())
             }
@@ -47,26 +51,30 @@ impl Repository {
     /// error, but what is told.
     pub fn verify(&self, id: BackupId, progress: &Arc<Progress>) -> Result<Verified> {
         let session = self.session(progress)?;
-        let opened = self.open(&session)?;
+        // What is kept here is not what the repository has.
+        let opened = self.open_with(&session, Cache::Unused)?;
         let _lock = self.lock_to_read(&session, &opened)?;
-        let indexed = opened.to_indexed().map_err(|error| session.explain(&error))?;
-        let file = self.snapshot_file(&session, &indexed, id)?;
+        let contents = match Contents::new(&session, opened) {
+            Ok(contents) => contents,
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.note(&session, INDEX);
+                return Ok(Verified { bytes: 0, damage: vec![error.full_message()] });
+            }
+            Err(error) => return Err(error),
+        };
+        let file = contents.snapshot_file(id)?;
+        // The manifest may be what is damaged.
+        let size = backup::read(self.name(), &file)?.and_then(|backup| backup.size);
+        let size = size.map_or(0, ByteSize::bytes);
+        progress.add_total(size);
         let found = Mutex::new(Found::default());
         let lock = || found.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = manifest(&session, &indexed, &file).and_then(|manifest| {
-            let size = manifest.image_size()?;
-            progress.add_total(size);
-            chunks(&session, &indexed, &file, size)
-        });
-        let all = match read {
-            Ok(all) => all,
-            Err(fault) => {
-                lock().note(fault)?;
-                Vec::new()
-            }
-        };
-        for_each_chunk(&session, &all, |chunk| {
-            let read = read_chunk(&session, &indexed, chunk);
+        let (chunks, faults) = contents.chunks(&file, size);
+        for fault in contents.manifest(&file).err().into_iter().chain(faults) {
+            lock().note(fault)?;
+        }
+        for_each_chunk(&session, &chunks, |chunk| {
+            let read = contents.read(chunk);
             progress.add(chunk.length);
             match read {
                 Ok(_) => lock().verified.bytes += chunk.length,
@@ -74,14 +82,18 @@ impl Repository {
             }
             Ok(())
         })?;
-        let Found { mut verified, packs } =
+        let Found { mut verified, notes } =
             found.into_inner().unwrap_or_else(PoisonError::into_inner);
         verified.damage.sort();
-        for pack in packs {
-            if let Err(error) = self.note_damage(&session, &pack) {
-                tracing::warn!("the next backup cannot mend this: {}", error.full_message());
-            }
+        for damaged in notes {
+            self.note(&session, &damaged);
         }
         Ok(verified)
+    }
+
+    fn note(&self, session: &Session, damaged: &str) {
+        if let Err(error) = self.note_damage(session, damaged) {
+            tracing::warn!("the next backup cannot mend this: {}", error.full_message());
+        }
     }
 }

@@ -2,5 +2,9 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
+mod damage;
+mod faulty;
 mod image;
+mod mending;
+mod store_faults;
 mod world;

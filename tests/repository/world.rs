@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
+use crate::faulty::Faulty;
 use holdfast::id::{BackupId, Generation, SnapshotUuid, VolumeUuid};
 use holdfast::model::{Backup, Content, Progress, Snapshot, SnapshotOrigin, Volume, VolumeState};
 use holdfast::options::{FilesystemKind, OnRemove, Ownership};
@@ -58,9 +59,30 @@ impl World {
         Self { runtime, place, repository }
     }
 
+    /// A repository over a store that does as it is told.
+    pub(crate) fn faulty() -> (Self, Faulty) {
+        let mut world = Self::new();
+        let store = Faulty::new(&world.directory());
+        world.repository = world.over(&store, "node-1");
+        (world, store)
+    }
+
+    /// The repository for a host that reaches it through `store`.
+    pub(crate) fn over(&self, store: &Faulty, node: &str) -> Repository {
+        let mut settings = self.settings();
+        settings.node = node.to_owned();
+        Repository::over(settings, self.runtime.handle().clone(), Arc::new(store.clone()))
+    }
+
     /// The same repository for another host.
     pub(crate) fn other(&self, change: impl FnOnce(&mut RepositorySettings)) -> Repository {
-        let mut settings = RepositorySettings {
+        let mut settings = self.settings();
+        change(&mut settings);
+        Repository::new(settings, self.runtime.handle().clone())
+    }
+
+    fn settings(&self) -> RepositorySettings {
+        RepositorySettings {
             name: "main".parse().unwrap(),
             node: "node-1".to_owned(),
             location: self.repository.location().clone(),
@@ -68,9 +90,7 @@ impl World {
             cache: self.path().join("other-cache"),
             limits: Limits { upload: None, download: None, connections: 8 },
             s3: S3Settings::default(),
-        };
-        change(&mut settings);
-        Repository::new(settings, self.runtime.handle().clone())
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -81,7 +101,7 @@ impl World {
         self.path().join("repository")
     }
 
-    fn restic_command(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn restic_command(&self, arguments: &[&str]) -> Output {
         Command::new("restic")
             .args(arguments)
             .arg("--no-cache")
@@ -109,6 +129,41 @@ impl World {
         assert!(said.contains("no errors were found"), "{said}");
     }
 
+    /// The repository is sound, and has these backups and no others, byte for byte as they were.
+    pub(crate) fn assert_has(&self, backups: &[(&Backup, &Cut)]) {
+        self.assert_sound();
+        let there = self.other(|_| {}).backups().unwrap();
+        assert_eq!(there.len(), backups.len(), "{there:?}");
+        for (backup, cut) in backups {
+            assert!(there.iter().any(|one| one.id == backup.id), "{} is gone", backup.id);
+            assert!(self.restored(backup) == cut.content, "{} differs", backup.id);
+        }
+    }
+
+    /// What the index says of packs, as restic reads it.
+    pub(crate) fn packs(&self) -> Vec<Pack> {
+        let mut packs = Vec::new();
+        for id in self.restic(&["list", "index"]).lines() {
+            let index: serde_json::Value =
+                serde_json::from_str(&self.restic(&["cat", "index", id])).unwrap();
+            for pack in index["packs"].as_array().unwrap() {
+                let id = pack["id"].as_str().unwrap().to_owned();
+                let blobs = pack["blobs"].as_array().unwrap().iter().map(|blob| Blob {
+                    id: blob["id"].as_str().unwrap().to_owned(),
+                    offset: blob["offset"].as_u64().unwrap(),
+                    plain: blob["uncompressed_length"].as_u64().unwrap_or(0),
+                });
+                packs.push(Pack {
+                    path: self.directory().join("data").join(&id[..2]).join(&id),
+                    tree: pack["blobs"][0]["type"] == "tree",
+                    blobs: blobs.collect(),
+                    id,
+                });
+            }
+        }
+        packs
+    }
+
     /// The image of a backup as plain restic gives it.
     pub(crate) fn restored_by_restic(&self, id: BackupId) -> Vec<u8> {
         let target = self.path().join(format!("restic-{}", id.short()));
@@ -120,6 +175,11 @@ impl World {
         output.stdout
     }
 
+    pub(crate) fn restore_error(&self, backup: &Backup) -> holdfast::error::Error {
+        let target = Target { file: tempfile::tempfile_in(self.path()).unwrap(), blank: true };
+        self.repository.restore_image(backup.id, &target, &progress()).unwrap_err()
+    }
+
     /// The image of a backup as we give it, on a device that held something else before.
     pub(crate) fn restored(&self, backup: &Backup) -> Vec<u8> {
         let size = usize::try_from(backup.size.unwrap().bytes()).unwrap();
@@ -129,6 +189,32 @@ impl World {
         self.repository.restore_image(backup.id, &target, &Arc::default()).unwrap();
         read(&target.file, size)
     }
+}
+
+/// A pack of the repository.
+#[derive(Debug)]
+pub(crate) struct Pack {
+    pub(crate) id: String,
+    pub(crate) path: PathBuf,
+    pub(crate) tree: bool,
+    pub(crate) blobs: Vec<Blob>,
+}
+
+/// A chunk or tree in a pack.
+#[derive(Debug)]
+pub(crate) struct Blob {
+    pub(crate) id: String,
+    pub(crate) offset: u64,
+    /// Bytes before compression.
+    pub(crate) plain: u64,
+}
+
+/// Turns one bit.
+pub(crate) fn flip(path: &Path, at: u64) {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
 }
 
 pub(crate) fn read(file: &File, size: usize) -> Vec<u8> {
@@ -223,7 +309,6 @@ impl Cut {
         });
         ImageJob {
             manifest: self.manifest.clone(),
-
             image: Image {
                 file: Arc::clone(&self.file),
                 size: self.content.len() as u64,
@@ -257,4 +342,31 @@ fn differing(old: &[u8], new: &[u8]) -> Vec<Range<u64>> {
 
 pub(crate) fn progress() -> Arc<Progress> {
     Arc::default()
+}
+
+/// A mount that ends with this.
+pub(crate) struct Mounted(PathBuf);
+
+impl Mounted {
+    pub(crate) fn tmpfs(at: &Path, options: &str) -> Self {
+        std::fs::create_dir_all(at).unwrap();
+        run("mount", &["-t", "tmpfs", "-o", options, "tmpfs", at.to_str().unwrap()]);
+        Self(at.to_owned())
+    }
+
+    pub(crate) fn remount(&self, options: &str) {
+        let options = format!("remount,{options}");
+        run("mount", &["-o", &options, self.0.to_str().unwrap()]);
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {output:?}");
 }
