@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex};
 
 use rustic_core::jiff;
 use rustic_core::repofile::{SnapshotFile, SnapshotId, StringList};
-use rustic_core::{BackupOptions, IndexedIdsStatus, ParentOptions, TreeId};
+use rustic_core::{BackupOptions, FileType, IndexedIdsStatus, ParentOptions, TreeId};
 
 use super::Repository;
 use super::image::{Difference, IMAGE, Image, ImageSource, Stamps, segment_number, segments};
 use super::lock::Access;
 use super::manifest::{Layout, MANIFEST, Manifest};
 use super::session::Session;
+use super::upkeep::{names, recover};
 use crate::error::{Error, Result};
 use crate::id::{BackupId, SnapshotUuid};
 use crate::model::{Backup, Progress};
@@ -59,7 +60,8 @@ impl Repository {
         let session = self.session(progress)?;
         let opened = self.open(&session)?;
         let _lock = self.lock(&session, &opened, Access::Shared)?;
-        let indexed = Arc::new(self.mended(&session)?);
+        let (indexed, index) = self.mended(&session)?;
+        let indexed = Arc::new(indexed);
         let size = job.image.size;
         let mut options = BackupOptions::default();
         options.no_scan = true;
@@ -100,6 +102,10 @@ impl Repository {
                 "the backup has {files} files and should have {}; it was removed",
                 segments(size) + 1
             )));
+        }
+        // A prune that knew nothing of this backup may have taken away what it found in the index.
+        if !index.is_subset(&names(&session, FileType::Index)?) {
+            recover(&session, &opened)?;
         }
         Ok(Stored { backup, read: session.read() })
     }

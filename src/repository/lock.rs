@@ -123,14 +123,18 @@ fn refuse_if_locked(
     own: Option<&str>,
 ) -> Result<()> {
     for (digest, _) in store.list(LOCKS)? {
-        if Some(digest.as_str()) == own {
+        // What is being written by restic has another name until it is whole.
+        if Some(digest.as_str()) == own || digest.parse::<BackupId>().is_err() {
             continue;
         }
         let name = format!("{LOCKS}/{digest}");
         // It may have gone since it was listed.
         let Some(sealed) = store.get(&name)? else { continue };
-        let plain = cipher.open(&sealed)?;
-        let Some(other) = read(&plain) else { continue };
+        let Some(other) = cipher.open(&sealed).ok().and_then(|plain| read(&plain)) else {
+            return Err(store
+                .error(ErrorKind::Corrupt, format_args!("{name} cannot be read"))
+                .hint("when nobody uses the repository, `restic unlock --remove-all` removes it"));
+        };
         if other.username == USER && other.hostname == node && !is_alive(&name, other.pid) {
             store.remove(&name)?;
             continue;

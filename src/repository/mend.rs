@@ -4,6 +4,7 @@
 //! `verify` leaves a note of each pack that it found damaged, and the next backup puts that in order before
 //! it begins. Nothing is deleted: a pack is moved aside, and what is whole in it is stored again first.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rustic_core::repofile::{BlobType, IndexBlob, IndexFile, IndexId, IndexPack};
@@ -12,6 +13,7 @@ use serde_json::Value;
 
 use super::cipher::{Cipher, digest};
 use super::session::{Session, object};
+use super::upkeep::names;
 use super::{Cache, Opened, Repository};
 use crate::error::{ErrorKind, Result};
 
@@ -20,6 +22,8 @@ const NOTES: &str = "holdfast/damaged";
 
 /// Packs that were set aside.
 const ASIDE: &str = "holdfast/aside";
+
+type IndexedIds = rustic_core::Repository<IndexedIdsStatus>;
 
 /// The note that an index file is damaged.
 pub(super) const INDEX: &str = "index";
@@ -30,11 +34,9 @@ impl Repository {
         session.store().put(&format!("{NOTES}/{damaged}"), &[])
     }
 
-    /// The repository with the ids of all that it has, put in order.
-    pub(super) fn mended(
-        &self,
-        session: &Arc<Session>,
-    ) -> Result<rustic_core::Repository<IndexedIdsStatus>> {
+    /// The repository with the ids of all that it has, put in order, and the names of the index files that
+    /// told.
+    pub(super) fn mended(&self, session: &Arc<Session>) -> Result<(IndexedIds, BTreeSet<String>)> {
         match self.mend_and_index(session) {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 self.note_damage(session, INDEX)?;
@@ -44,13 +46,12 @@ impl Repository {
         }
     }
 
-    fn mend_and_index(
-        &self,
-        session: &Arc<Session>,
-    ) -> Result<rustic_core::Repository<IndexedIdsStatus>> {
+    fn mend_and_index(&self, session: &Arc<Session>) -> Result<(IndexedIds, BTreeSet<String>)> {
         let opened = self.open(session)?;
         self.mend(session, &opened)?;
-        opened.to_indexed_ids().map_err(|error| session.explain(&error))
+        let names = names(session, FileType::Index)?;
+        let indexed = opened.to_indexed_ids().map_err(|error| session.explain(&error))?;
+        Ok((indexed, names))
     }
 
     /// Puts in order what was noted.

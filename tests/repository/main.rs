@@ -4,7 +4,10 @@
 
 mod damage;
 mod faulty;
+mod gate;
 mod image;
+mod locks;
 mod mending;
+mod prune;
 mod store_faults;
 mod world;

@@ -20,6 +20,9 @@ use holdfast::units::ByteSize;
 
 pub(crate) const PASSWORD: &str = "the test's own secret";
 
+/// Tells a child where the repository is.
+const CHILD: &str = "HOLDFAST_TEST_REPOSITORY";
+
 /// A repository in a directory that goes away with the test.
 pub(crate) struct World {
     runtime: tokio::runtime::Runtime,
@@ -91,6 +94,20 @@ impl World {
             limits: Limits { upload: None, download: None, connections: 8 },
             s3: S3Settings::default(),
         }
+    }
+
+    /// The repository of a test that runs this test binary again.
+    pub(crate) fn in_child() -> Self {
+        let directory = std::env::var_os(CHILD).expect("run by another test");
+        let place = tempfile::tempdir().unwrap();
+        Self::at(place, Location::Directory(directory.into()), S3Settings::default())
+    }
+
+    /// Runs an ignored test of this binary in a process of its own, which uses this repository.
+    pub(crate) fn child(&self, test: &str) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--ignored", "--exact", "--nocapture", test]).env(CHILD, self.directory());
+        command
     }
 
     pub(crate) fn path(&self) -> &Path {
