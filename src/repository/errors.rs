@@ -21,6 +21,11 @@ pub(super) fn explain(store: &Store, error: &RusticError) -> Error {
             .error(ErrorKind::Invalid, "the password is wrong")
             .hint("look at the repository's password or password_file in the configuration");
     }
+    if let Some((_, rest)) = message(error).split_once("Config version `")
+        && let Some((version, _)) = rest.split_once('`')
+    {
+        return other_version(store, version);
+    }
     let all: String = chain(error).map(|error| error.to_string()).collect();
     let kind = if all.contains("related to `unsupported operations`") {
         ErrorKind::Unsupported
@@ -30,6 +35,15 @@ pub(super) fn explain(store: &Store, error: &RusticError) -> Error {
         ErrorKind::Internal
     };
     store.error(kind, message(error))
+}
+
+/// Of a repository whose format is not the one that is known here.
+pub(super) fn other_version(store: &Store, version: &str) -> Error {
+    let what = format!("it has version {version} of the format, and only 2 is known here");
+    store.error(ErrorKind::Unsupported, what).hint(match version {
+        "1" => "`restic migrate upgrade_repo_v2` brings it to version 2",
+        _ => "something newer made it: use a newer version of Holdfast, or another repository",
+    })
 }
 
 /// The messages of an error and its causes in one line.

@@ -201,15 +201,7 @@ impl Repository {
         let opened = closed.open(&credentials).map_err(|error| session.explain(&error))?;
         let version = opened.config().version;
         if version != 2 {
-            return Err(session
-                .store()
-                .error(
-                    ErrorKind::Unsupported,
-                    format_args!(
-                        "it has version {version} of the format, and this version knows only 2"
-                    ),
-                )
-                .hint("`restic migrate upgrade_repo_v2` brings an older one to version 2"));
+            return Err(errors::other_version(session.store(), &version.to_string()));
         }
         *lock(&self.key) = Some(opened.key());
         Ok(opened)

@@ -316,7 +316,9 @@ pub(super) fn directory(path: &FilePath) -> Result<(Arc<dyn ObjectStore>, Path)>
             .try_exists()
         {
             Ok(false) => {
-                Error::not_found(format!("there is no directory {shown}")).caused_by(error)
+                Error::not_found(format!("there is no directory {shown}")).caused_by(error).hint(
+                    "mount what belongs there; if it is to be a new repository, `holdfast repository init` makes it",
+                )
             }
             _ => {
                 Error::unsupported(format!("the directory {shown} cannot be used")).caused_by(error)

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 mod damage;
+mod errors;
 mod faulty;
 mod gate;
 mod image;
