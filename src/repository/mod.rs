@@ -185,6 +185,8 @@ impl Repository {
         let closed = self.closed(session, cache)?;
         let config = closed.config_id().map_err(|error| session.explain(&error))?;
         if config.is_none() {
+            // Of one object a service does not tell whether it or the bucket is missing.
+            session.store().list("keys")?;
             return Err(session
                 .store()
                 .error(ErrorKind::NotFound, "there is no repository there")

@@ -225,6 +225,8 @@ impl Store {
                 ErrorKind::Unsupported
             }
             Store::InvalidPath { .. } | Store::UnknownConfigurationKey { .. } => ErrorKind::Invalid,
+            other if is_missing_bucket(other) => ErrorKind::NotFound,
+            other if is_refused(other) => ErrorKind::Unsupported,
             other => match io_cause(other) {
                 Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => {
                     ErrorKind::OutOfSpace
@@ -241,7 +243,7 @@ impl Store {
 
     fn explain(&self, verb: &str, name: &str, error: object_store::Error) -> Error {
         let kind = self.kind(&error);
-        let missing = matches!(&error, object_store::Error::NotFound { source, .. } if is_missing_bucket(&**source));
+        let missing = is_missing_bucket(&error);
         let explained = self.error(kind, format_args!("cannot {verb} {name}")).caused_by(error);
         match kind {
             _ if missing => explained.hint("there is no such bucket: make it, or mend the repository's url"),
@@ -259,15 +261,20 @@ impl Store {
 
 /// Whether an object is not found because all of them are not.
 fn is_missing_bucket(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut text = String::new();
-    let mut at = Some(error);
-    while let Some(error) = at {
-        text.push_str(&error.to_string());
-        at = error.source();
-    }
-    ["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"]
-        .iter()
-        .any(|code| text.contains(code))
+    says(error, &["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"])
+}
+
+/// Whether a list is refused, for which there is no error of its own.
+fn is_refused(error: &(dyn std::error::Error + 'static)) -> bool {
+    says(error, &["403 Forbidden", "401 Unauthorized"])
+}
+
+fn says(error: &(dyn std::error::Error + 'static), words: &[&str]) -> bool {
+    let mut at = std::iter::successors(Some(error), |error| error.source());
+    at.any(|error| {
+        let text = error.to_string();
+        words.iter().any(|words| text.contains(words))
+    })
 }
 
 /// The operating system's reason, if that is the cause.

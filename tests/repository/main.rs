@@ -9,6 +9,8 @@ mod gate;
 mod image;
 mod locks;
 mod mending;
+mod moto;
 mod prune;
+mod s3;
 mod store_faults;
 mod world;

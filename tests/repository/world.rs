@@ -27,6 +27,7 @@ const CHILD: &str = "HOLDFAST_TEST_REPOSITORY";
 pub(crate) struct World {
     runtime: tokio::runtime::Runtime,
     place: tempfile::TempDir,
+    s3: S3Settings,
     pub(crate) repository: Repository,
 }
 
@@ -56,10 +57,10 @@ impl World {
             password: SecretSource::Given(Secret::new(PASSWORD)),
             cache: place.path().join("cache"),
             limits: Limits { upload: None, download: None, connections: 8 },
-            s3,
+            s3: s3.clone(),
         };
         let repository = Repository::new(settings, runtime.handle().clone());
-        Self { runtime, place, repository }
+        Self { runtime, place, s3, repository }
     }
 
     /// A repository over a store that does as it is told.
@@ -92,7 +93,7 @@ impl World {
             password: SecretSource::Given(Secret::new(PASSWORD)),
             cache: self.path().join("other-cache"),
             limits: Limits { upload: None, download: None, connections: 8 },
-            s3: S3Settings::default(),
+            s3: self.s3.clone(),
         }
     }
 
@@ -122,7 +123,9 @@ impl World {
         Command::new("restic")
             .args(arguments)
             .arg("--no-cache")
-            .env("RESTIC_REPOSITORY", self.directory())
+            .env("RESTIC_REPOSITORY", self.repository.location().to_string())
+            .env("AWS_ACCESS_KEY_ID", "key")
+            .env("AWS_SECRET_ACCESS_KEY", "secret")
             .env("RESTIC_PASSWORD", PASSWORD)
             .output()
             .expect("restic is installed")
