@@ -1,5 +1,6 @@
 //! Making backups, and reading what their snapshot files say.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -8,12 +9,12 @@ use rustic_core::jiff;
 use rustic_core::repofile::{SnapshotFile, SnapshotId, StringList};
 use rustic_core::{BackupOptions, FileType, IndexedIdsStatus, ParentOptions, TreeId};
 
-use super::Repository;
 use super::image::{Difference, IMAGE, Image, ImageSource, Stamps, segment_number, segments};
 use super::lock::Access;
 use super::manifest::{Layout, MANIFEST, Manifest};
 use super::session::Session;
 use super::upkeep::{names, recover};
+use super::{Opened, Repository};
 use crate::error::{Error, Result};
 use crate::id::{BackupId, SnapshotUuid};
 use crate::model::{Backup, Progress};
@@ -103,11 +104,19 @@ impl Repository {
                 segments(size) + 1
             )));
         }
-        // A prune that knew nothing of this backup may have taken away what it found in the index.
-        if !index.is_subset(&names(&session, FileType::Index)?) {
-            recover(&session, &opened)?;
+        if let Err(error) = keep_in_index(&session, &opened, &index) {
+            self.remove(backup.id)?;
+            return Err(error);
         }
         Ok(Stored { backup, read: session.read() })
+    }
+}
+
+/// A prune that knew nothing of the backup may have taken away what it found in the index.
+fn keep_in_index(session: &Session, opened: &Opened, found: &BTreeSet<String>) -> Result<()> {
+    match found.is_subset(&names(session, FileType::Index)?) {
+        true => Ok(()),
+        false => recover(session, opened),
     }
 }
 

@@ -203,7 +203,15 @@ impl ReadBackend for Objects {
     fn read_full(&self, tpe: FileType, id: &Id) -> RusticResult<Bytes> {
         let name = object(tpe, id);
         let found = self.0.kept(self.0.store.get(&name))?;
-        let missing = || self.0.store.error(ErrorKind::Corrupt, format_args!("{name} is missing"));
+        let missing = || match tpe {
+            // It was in a list a moment ago.
+            FileType::Index | FileType::Snapshot => self
+                .0
+                .store
+                .error(ErrorKind::Unavailable, format_args!("{name} was removed meanwhile"))
+                .hint("another host is at work there: try again"),
+            _ => self.0.store.error(ErrorKind::Corrupt, format_args!("{name} is missing")),
+        };
         self.0.kept(found.ok_or_else(missing))
     }
 

@@ -6,7 +6,7 @@ use holdfast::error::ErrorKind;
 use holdfast::model::Backup;
 use holdfast::repository::Prune;
 
-use crate::faulty::{Failure, Faulty};
+use crate::faulty::{Failure, Faulty, Verb};
 use crate::gate::Waiting;
 use crate::world::{Cut, Disk, World, progress};
 
@@ -87,6 +87,53 @@ fn what_a_backup_needs_that_began_before_the_mark_is_taken_back() {
         }
         elsewhere.prune(Prune::Now, &progress()).unwrap();
     }
+}
+
+#[test]
+fn a_backup_that_cannot_take_back_what_it_needs_is_not_there() {
+    let (world, store) = World::faulty();
+    let elsewhere = world.other(|settings| settings.node = "node-2".to_owned());
+    let mut disk = Disk::new(1, 6 * MIB);
+    disk.fill(0..4 * MIB, 1);
+    let (first, second) = (disk.cut(), disk.cut());
+    let one = back_up(&world, &first, None);
+    world.repository.remove(one.id).unwrap();
+    std::thread::scope(|scope| {
+        let job = second.job(None);
+        let running = Waiting::before("snapshots/", &store, &world.repository, job, scope);
+        elsewhere.prune(Prune::Mark, &progress()).unwrap();
+        store.obey(|verb, path| {
+            (verb == Verb::Put && path.starts_with("index/")).then_some(Failure::Refused)
+        });
+        assert_eq!(running.finish().unwrap_err().kind(), ErrorKind::Unsupported);
+    });
+    store.obey_nothing();
+    world.assert_has(&[]);
+    let two = back_up(&world, &second, None);
+    world.assert_has(&[(&two, &second)]);
+}
+
+#[test]
+fn an_index_that_is_removed_while_it_is_read_is_a_reason_to_try_again() {
+    let (world, store) = World::faulty();
+    let mut disk = Disk::new(1, 6 * MIB);
+    disk.fill(0..4 * MIB, 1);
+    let cut = disk.cut();
+    let one = back_up(&world, &cut, None);
+    let (index, aside) = (world.directory().join("index"), world.path().join("aside"));
+    let from = index.clone();
+    store.obey(move |verb, path| {
+        if verb == Verb::Read && path.starts_with("index/") {
+            let _ = std::fs::rename(&from, &aside);
+        }
+        None
+    });
+    let error = world.repository.back_up_image(cut.job(None), &progress()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    assert!(error.hint_text().unwrap().contains("try again"), "{error:?}");
+    store.obey_nothing();
+    std::fs::rename(world.path().join("aside"), index).unwrap();
+    world.assert_has(&[(&one, &cut)]);
 }
 
 #[test]
