@@ -12,7 +12,7 @@ pub(super) const SEGMENT: u64 = 4 << 20;
 
 /// Bytes of a chunk, the unit that is read, compared and stored: the same in every repository that we make,
 /// because chunks of other sizes are never equal. Measured (`docs/benchmarks.md`).
-pub(super) const CHUNK: u64 = 256 << 10;
+pub(super) const CHUNK: u64 = 512 << 10;
 
 /// Segments in one directory.
 pub(super) const FANOUT: u64 = 256;

@@ -13,11 +13,12 @@ use rustic_core::{DataId, IndexedFullStatus, PackedId, TreeId};
 
 use super::backup::snapshot_id;
 use super::cipher::{Cipher, Digest};
-use super::image::{IMAGE, is_zero, segment_number, segment_range, segments};
+use super::image::{FANOUT, IMAGE, directory_name, is_zero, segment_name, segment_range, segments};
 use super::manifest::{MANIFEST, Manifest};
+use super::mend::INDEX;
 use super::pack::Packing;
 use super::session::{Session, pack_name};
-use super::{COMPRESSION, Repository};
+use super::{COMPRESSION, Cache, Repository};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::BackupId;
 use crate::model::Progress;
@@ -83,7 +84,7 @@ impl Repository {
     /// `NotFound` if there is no such backup; `Corrupt` if it is damaged; `Unsupported` if a newer version
     /// made it.
     pub fn manifest(&self, id: BackupId) -> Result<Manifest> {
-        let reading = Reading::new(self, id, &Arc::default())?;
+        let reading = Reading::new(self, id, Cache::Used, &Arc::default())?;
         reading.manifest().map_err(|fault| fault.into_error(&reading.session))
     }
 
@@ -98,10 +99,13 @@ impl Repository {
         target: &Target,
         progress: &Arc<Progress>,
     ) -> Result<()> {
-        let reading = Reading::new(self, id, progress)?;
+        let reading = Reading::new(self, id, Cache::Used, progress)?;
         let whole = |fault: Fault| fault.into_error(&reading.session);
         let size = reading.manifest().map_err(whole)?.image_size()?;
-        let runs = reading.runs(size).map_err(whole)?;
+        let (runs, faults) = reading.runs(size);
+        if let Some(fault) = faults.into_iter().next() {
+            return Err(whole(fault));
+        }
         progress.add_total(size);
         let write = |chunk: &Chunk, data: &[u8]| {
             let write = !(target.blank && is_zero(data));
@@ -156,8 +160,8 @@ impl Manifest {
 pub(super) enum Fault {
     /// It is not what was stored, or gone.
     Damage {
-        /// The pack that should hold it.
-        pack: Option<String>,
+        /// What is to be noted, so that the next backup puts it in order.
+        note: Option<String>,
         /// What and why.
         text: String,
     },
@@ -189,7 +193,7 @@ pub(super) struct Reading {
     pub(super) session: Arc<Session>,
     indexed: Indexed,
     cipher: Cipher,
-    file: SnapshotFile,
+    pub(super) file: SnapshotFile,
     _lock: Option<super::lock::Lock>,
 }
 
@@ -197,10 +201,11 @@ impl Reading {
     pub(super) fn new(
         repository: &Repository,
         id: BackupId,
+        cache: Cache,
         progress: &Arc<Progress>,
     ) -> Result<Self> {
         let session = repository.session(progress)?;
-        let opened = repository.open(&session)?;
+        let opened = repository.open_with(&session, cache)?;
         let cipher = repository.cipher(&opened)?;
         let lock = repository.lock_to_read(&session, &opened)?;
         let indexed = opened.to_indexed().map_err(|error| session.explain(&error))?;
@@ -214,29 +219,24 @@ impl Reading {
         let node = root.nodes.into_iter().find(|node| node.name == MANIFEST);
         let node = node.ok_or_else(|| damage(format!("it has no {MANIFEST}")))?;
         let mut text = Vec::new();
-        let mut packing = Packing::new(COMPRESSION)?;
         for id in node.content.unwrap_or_default() {
-            let (pack, chunk) =
-                self.find(&id).ok_or_else(|| damage(format!("no pack has {MANIFEST}")))?;
-            let sealed = self.read(&pack, chunk.offset, chunk.length, MANIFEST)?;
-            text.extend(self.open(&pack, &chunk, &sealed, &mut packing)?);
+            text.extend(self.whole(&id, MANIFEST)?);
         }
         Ok(Manifest::from_json(&text)?)
     }
 
     fn tree(&self, id: Option<TreeId>, name: &str) -> Result<Tree, Fault> {
         let id = id.ok_or_else(|| damage(format!("{name} is no directory")))?;
-        let error = match self.indexed.get_tree(&id) {
-            Ok(tree) => return Ok(tree),
-            Err(error) => error,
-        };
-        // Damage, or a store that does not answer: asked once more, it tells which.
-        let Some((pack, chunk)) = self.find(&id) else {
-            return Err(damage(format!("no pack has the directory {name}")));
-        };
-        self.read(&pack, chunk.offset, chunk.length, name)?;
-        let text = format!("the directory {name} in pack {pack}: {}", error.display_log());
-        Err(Fault::Damage { pack: Some(pack), text })
+        let text = self.whole(&id, &format!("the directory {name}"))?;
+        serde_json::from_slice(&text)
+            .map_err(|error| damage(format!("the directory {name} makes no sense: {error}")))
+    }
+
+    /// All of something small, proved to be what was stored.
+    fn whole<I: PackedId>(&self, id: &I, what: &str) -> Result<Vec<u8>, Fault> {
+        let (pack, chunk) = self.find(id).ok_or_else(|| in_no_pack(what))?;
+        let sealed = self.read(&pack, chunk.offset, chunk.length, what)?;
+        self.open(&pack, &chunk, &sealed, &mut Packing::new(COMPRESSION)?, || what.to_owned())
     }
 
     fn find<I: PackedId>(&self, id: &I) -> Option<(String, Chunk)> {
@@ -251,32 +251,40 @@ impl Reading {
         Some((entry.pack.to_hex().to_string(), chunk))
     }
 
-    /// Where everything lies of an image of `size` bytes, which it covers without a gap.
-    pub(super) fn runs(&self, size: u64) -> Result<Vec<Run>, Fault> {
-        let root = self.tree(Some(self.file.tree), "/")?;
-        let image = root.nodes.into_iter().find(|node| node.name == IMAGE);
-        let image = image.ok_or_else(|| damage("it holds no image".to_owned()))?;
+    /// Where everything lies of an image of `size` bytes, which it covers without a gap if there are no
+    /// faults.
+    pub(super) fn runs(&self, size: u64) -> (Vec<Run>, Vec<Fault>) {
         let mut packs: BTreeMap<String, BTreeMap<u32, Chunk>> = BTreeMap::new();
-        let mut next = 0;
-        for directory in self.tree(image.subtree, IMAGE)?.nodes {
-            for segment in self.tree(directory.subtree, &directory.name)?.nodes {
-                if segment_number(&directory.name, &segment.name) != Some(next)
-                    || next >= segments(size)
-                {
-                    return Err(damage(format!("segment {next} of the image is missing")));
+        let mut faults = Vec::new();
+        let directories = self.tree(Some(self.file.tree), "/").and_then(|root| {
+            let image = root.nodes.into_iter().find(|node| node.name == IMAGE);
+            let image = image.ok_or_else(|| damage("it holds no image".to_owned()))?;
+            self.tree(image.subtree, IMAGE)
+        });
+        let directories = match directories {
+            Ok(tree) => tree.nodes,
+            Err(fault) => return (Vec::new(), vec![fault]),
+        };
+        for directory in 0..segments(size).div_ceil(FANOUT) {
+            let name = directory_name(directory);
+            let found = directories.iter().find(|node| node.name == name);
+            let tree = match self.tree(found.and_then(|node| node.subtree), &name) {
+                Ok(tree) => tree,
+                Err(fault) => {
+                    faults.push(fault);
+                    continue;
                 }
-                let range = segment_range(next, size);
-                self.add_segment(&segment.content.unwrap_or_default(), &range, &mut packs)?;
-                next += 1;
+            };
+            let last = ((directory + 1) * FANOUT).min(segments(size));
+            for segment in directory * FANOUT..last {
+                let node = tree.nodes.iter().find(|node| node.name == segment_name(segment));
+                let content = node.and_then(|node| node.content.as_deref()).unwrap_or_default();
+                let added = self.add_segment(content, &segment_range(segment, size), &mut packs);
+                faults.extend(added.err());
             }
         }
-        if next != segments(size) {
-            return Err(damage(format!(
-                "the image ends after {next} segments of {}",
-                segments(size)
-            )));
-        }
-        Ok(packs.into_iter().flat_map(|(pack, chunks)| runs(&pack, chunks.into_values())).collect())
+        let runs = packs.into_iter().flat_map(|(pack, chunks)| runs(&pack, chunks.into_values()));
+        (runs.collect(), faults)
     }
 
     fn add_segment(
@@ -287,9 +295,8 @@ impl Reading {
     ) -> Result<(), Fault> {
         let mut place = range.start;
         for id in content {
-            let (pack, chunk) = self
-                .find(id)
-                .ok_or_else(|| damage(format!("no pack has bytes {place} and on of the image")))?;
+            let what = || format!("byte {place} and on of the image");
+            let (pack, chunk) = self.find(id).ok_or_else(|| in_no_pack(&what()))?;
             // What is not compressed is as long as it is stored, less nonce and tag.
             let length =
                 chunk.uncompressed_length.unwrap_or_else(|| chunk.length.saturating_sub(32));
@@ -355,13 +362,14 @@ impl Reading {
                     let start = (chunk.offset - first.offset) as usize;
                     let sealed =
                         bytes.get(start..start + chunk.length as usize).unwrap_or_default();
-                    self.open(&run.pack, chunk, sealed, packing)
+                    self.open(&run.pack, chunk, sealed, packing, || chunk.what())
                 }
                 // The pack may only be cut short.
                 Err(_) => {
-                    let what = format!("chunk {}", chunk.digest);
-                    self.read(&run.pack, chunk.offset, chunk.length, &what)
-                        .and_then(|sealed| self.open(&run.pack, chunk, &sealed, packing))
+                    let what = chunk.what();
+                    self.read(&run.pack, chunk.offset, chunk.length, &what).and_then(|sealed| {
+                        self.open(&run.pack, chunk, &sealed, packing, || chunk.what())
+                    })
                 }
             };
             use_it(chunk, data.as_deref().map_err(|fault| fault.again()))?;
@@ -374,8 +382,11 @@ impl Reading {
         let read = self.session.store().get_range(&pack_name(&pack), offset.into(), length.into());
         read.map_err(|error| match error.kind() {
             ErrorKind::NotFound | ErrorKind::Corrupt => Fault::Damage {
-                text: format!("{what} in pack {pack}: the pack is missing or too short"),
-                pack: Some(pack.to_owned()),
+                text: match error.kind() {
+                    ErrorKind::NotFound => format!("{what} in pack {pack}: the pack is missing"),
+                    _ => format!("{what} in pack {pack}: the pack is too short"),
+                },
+                note: Some(pack.to_owned()),
             },
             _ => Fault::Unknown(error),
         })
@@ -388,6 +399,7 @@ impl Reading {
         chunk: &Chunk,
         sealed: &[u8],
         packing: &mut Packing,
+        what: impl Fn() -> String,
     ) -> Result<Vec<u8>, Fault> {
         let opened =
             packing.open(&self.cipher, sealed, chunk.uncompressed_length).and_then(|plain| {
@@ -396,24 +408,21 @@ impl Reading {
                     false => Err(Error::corrupt("its content is not what was stored")),
                 }
             });
-        opened.map_err(|error| {
-            let place = match chunk.places.first() {
-                Some(place) => format!(" (byte {place} of the image)"),
-                None => String::new(),
-            };
-            Fault::Damage {
-                text: format!(
-                    "chunk {}{place} in pack {pack}: {}",
-                    chunk.digest,
-                    error.full_message()
-                ),
-                pack: Some(pack.to_owned()),
-            }
+        opened.map_err(|error| Fault::Damage {
+            text: format!("{} in pack {pack}: {}", what(), error.full_message()),
+            note: Some(pack.to_owned()),
         })
     }
 }
 
 impl Chunk {
+    fn what(&self) -> String {
+        match self.places.first() {
+            Some(place) => format!("chunk {} at byte {place} of the image", self.digest),
+            None => format!("chunk {}", self.digest),
+        }
+    }
+
     /// Bytes of the image that it stands for.
     pub(super) fn bytes(&self, data: &[u8]) -> u64 {
         data.len() as u64 * self.places.len() as u64
@@ -423,14 +432,19 @@ impl Chunk {
 impl Fault {
     fn again(&self) -> Self {
         match self {
-            Self::Damage { pack, text } => Self::Damage { pack: pack.clone(), text: text.clone() },
+            Self::Damage { note, text } => Self::Damage { note: note.clone(), text: text.clone() },
             Self::Unknown(error) => Self::Unknown(error.again()),
         }
     }
 }
 
+/// What the index does not know, though a backup needs it.
+fn in_no_pack(what: &str) -> Fault {
+    Fault::Damage { note: Some(INDEX.to_owned()), text: format!("{what}: no pack has it") }
+}
+
 fn damage(text: String) -> Fault {
-    Fault::Damage { pack: None, text }
+    Fault::Damage { note: None, text }
 }
 
 /// The chunks of a pack, in their order, in runs that are read at once.

@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Repository;
+use super::mend::INDEX;
 use super::restore::{Fault, Reading};
-use crate::error::Result;
+use super::session::Session;
+use super::{Cache, Repository, backup};
+use crate::error::{ErrorKind, Result};
 use crate::id::BackupId;
 use crate::model::Progress;
+use crate::units::ByteSize;
 
 /// What reading a backup back has found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,7 +24,7 @@ pub struct Verified {
 #[derive(Debug, Default)]
 struct Found {
     verified: Verified,
-    packs: BTreeSet<String>,
+    notes: BTreeSet<String>,
 }
 
 impl Found {
@@ -29,8 +32,8 @@ impl Found {
     fn note(&mut self, fault: Fault) -> Result<()> {
         match fault {
             Fault::Unknown(error) => Err(error),
-            Fault::Damage { pack, text } => {
-                self.packs.extend(pack);
+            Fault::Damage { note, text } => {
+                self.notes.extend(note);
                 self.verified.damage.push(text);
                 Ok(())
             }
@@ -46,35 +49,47 @@ impl Repository {
     /// `NotFound` if there is no such backup; the repository cannot be reached; `Cancelled`. Damage is no
     /// error, but what is told.
     pub fn verify(&self, id: BackupId, progress: &Arc<Progress>) -> Result<Verified> {
-        let reading = Reading::new(self, id, progress)?;
+        // What is kept here is not what the repository has.
+        let reading = match Reading::new(self, id, Cache::Unused, progress) {
+            Ok(reading) => reading,
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.note(&*self.session(progress)?, INDEX);
+                return Ok(Verified { bytes: 0, damage: vec![error.full_message()] });
+            }
+            Err(error) => return Err(error),
+        };
+        // The manifest may be what is damaged.
+        let size = backup::read(self.name(), &reading.file)?.and_then(|backup| backup.size);
+        let size = size.map_or(0, ByteSize::bytes);
+        progress.add_total(size);
         let found = Mutex::new(Found::default());
         let lock = || found.lock().unwrap_or_else(PoisonError::into_inner);
-        let runs = reading.manifest().and_then(|manifest| {
-            let size = manifest.image_size()?;
-            progress.add_total(size);
-            reading.runs(size)
-        });
-        match runs {
-            Ok(runs) => reading.each(&runs, |chunk, data| {
-                match data {
-                    Ok(data) => {
-                        progress.add(chunk.bytes(data));
-                        lock().verified.bytes += chunk.bytes(data);
-                    }
-                    Err(fault) => lock().note(fault)?,
-                }
-                Ok(())
-            })?,
-            Err(fault) => lock().note(fault)?,
+        let (runs, faults) = reading.runs(size);
+        for fault in reading.manifest().err().into_iter().chain(faults) {
+            lock().note(fault)?;
         }
-        let Found { mut verified, packs } =
+        reading.each(&runs, |chunk, data| {
+            match data {
+                Ok(data) => {
+                    progress.add(chunk.bytes(data));
+                    lock().verified.bytes += chunk.bytes(data);
+                }
+                Err(fault) => lock().note(fault)?,
+            }
+            Ok(())
+        })?;
+        let Found { mut verified, notes } =
             found.into_inner().unwrap_or_else(PoisonError::into_inner);
         verified.damage.sort();
-        for pack in packs {
-            if let Err(error) = self.note_damage(&reading.session, &pack) {
-                tracing::warn!("the next backup cannot mend this: {}", error.full_message());
-            }
+        for damaged in notes {
+            self.note(&reading.session, &damaged);
         }
         Ok(verified)
+    }
+
+    fn note(&self, session: &Session, damaged: &str) {
+        if let Err(error) = self.note_damage(session, damaged) {
+            tracing::warn!("the next backup cannot mend this: {}", error.full_message());
+        }
     }
 }
