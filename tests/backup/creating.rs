@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::common::host::Host;
 use crate::common::repository::{PASSWORD, backups};
 use crate::{
-    back_up, begin, create, operation, put_on_xfs, snapshots, start, text, write,
+    back_up, begin, create, operation, put_on_xfs, snapshots, start, start_with, text, write,
 };
 
 const MIB: u64 = 1 << 20;
@@ -78,6 +78,33 @@ fn where_snapshots_take_room_none_stays() {
         back_up(&cli, "data");
         assert_eq!(cli.ok(&["snapshot", "ls"]).json(), json!([]));
     }
+}
+
+#[test]
+fn two_backups_of_one_volume_at_once_are_two_backups() {
+    let host = Host::new();
+    // Both have begun before either has cut its snapshot, and most often in the same second.
+    let (daemon, repository) =
+        start_with(&host, |launch| launch.failpoint("backup.intent=delay:200"));
+    let cli = daemon.cli();
+    create(&daemon, "data", "both");
+    let begin = || begin(&cli, &["backup", "create", "data"]);
+    let begun = std::thread::scope(|scope| {
+        [(); 2].map(|()| scope.spawn(begin)).map(|begun| begun.join().unwrap())
+    });
+    for id in &begun {
+        let run = cli.run(&["operation", "watch", id]);
+        assert_eq!(run.code, 0, "{run:?}");
+    }
+    let ids = backups(&cli);
+    assert_eq!(ids.len(), 2);
+    for id in ids {
+        cli.ok(&["backup", "restore", &id, "copy"]);
+        assert_eq!(text(&daemon, "copy"), "both");
+        daemon.plugin().remove("copy").unwrap();
+    }
+    assert_eq!(snapshots(&cli, "data"), Vec::<String>::new());
+    repository.assert_sound();
 }
 
 #[test]
