@@ -8,7 +8,7 @@ use crate::catalog;
 use crate::error::{Error, Result};
 use crate::failpoint::Step;
 use crate::id::SnapshotUuid;
-use crate::model::{OperationKind, Outcome, Snapshot, SnapshotOrigin, Volume};
+use crate::model::{Operation, OperationKind, Outcome, Snapshot, SnapshotOrigin, Volume};
 use crate::name::{HookName, SnapshotName, SnapshotRef, VolumeName};
 
 impl Work {
@@ -189,8 +189,16 @@ impl Engine {
     /// A name that says what the snapshot is for and that the volume does not use yet.
     pub(super) fn free_name(&self, volume: &Volume, what: &str) -> Result<SnapshotName> {
         let now = self.inner.environment.clock.now().strftime("%Y%m%dT%H%M%SZ").to_string();
+        // A backup that has begun cuts its snapshot later.
+        let is_of = |operation: &Operation, name: &SnapshotName| {
+            let OperationKind::Backup { snapshot, .. } = &operation.kind else { return false };
+            operation.volume == volume.uuid && snapshot == name
+        };
         let taken = |name: &SnapshotName| {
-            self.inner.catalog.read(|state| state.snapshot(volume.uuid, name).is_some())
+            self.inner.catalog.read(|state| {
+                state.snapshot(volume.uuid, name).is_some()
+                    || state.operations().any(|operation| is_of(operation, name))
+            })
         };
         for suffix in std::iter::once(String::new()).chain((2..100).map(|n| format!("-{n}"))) {
             let name: SnapshotName = format!("{what}-{now}{suffix}").parse()?;

@@ -16,6 +16,7 @@ pub(crate) mod host;
 pub(crate) mod kernel;
 pub(crate) mod lab;
 pub(crate) mod plugin;
+pub(crate) mod repository;
 pub(crate) mod wait;
 
 /// The binary under test.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use holdfast::failpoint::Step;
+use holdfast::failpoint::{BackendStep, Step};
 use serde_json::Value;
 
 use super::operations::{self, Operation, SUBJECT};
@@ -36,13 +36,14 @@ pub(crate) fn operation_of(step: Step) -> &'static str {
     step.name().split_once('.').expect("operation, dot, step").0
 }
 
-/// The steps that an operation goes through.
+/// The steps that an operation goes through, those of a repository included.
 pub(crate) fn steps_of(operation: &Operation) -> impl Iterator<Item = &'static str> {
-    let is_reached = |step: &&Step| {
-        let of = operation_of(**step);
+    let is_reached = |name: &&str| {
+        let of = name.split('.').next().expect("operation, dot, step");
         of == operation.name || operation.also.contains(&of)
     };
-    Step::ALL.iter().filter(is_reached).map(|step| step.name())
+    let steps = Step::ALL.iter().map(|step| step.name());
+    steps.chain(BackendStep::ALL.iter().map(|step| step.name())).filter(is_reached)
 }
 
 /// One host and one state for all of these failpoints, each `STEP` or `STEP@TIME`: what one kill leaves
@@ -68,6 +69,36 @@ pub(crate) fn kill_at_each<'s>(
     container.stop();
     remove_all_but(&[], &daemon, &host);
     assert_only(place, &daemon, &host, &[]);
+    daemon.terminate();
+    (place.ended)(&host);
+}
+
+/// Lets each of these steps fail once, and asks again.
+pub(crate) fn fail_at_each<'s>(
+    place: &Place,
+    operation: &Operation,
+    steps: impl IntoIterator<Item = &'s str>,
+) {
+    let host = Host::new();
+    let mut daemon = (place.launch)(&host).start(&host);
+    for step in steps {
+        eprintln!("--- {} fails at {step}", operation.name);
+        (operation.prepare)(&daemon);
+        daemon.terminate();
+        daemon = (place.launch)(&host).failpoint(&format!("{step}=error@1")).start(&host);
+        // What fails after the content is safe is told of, and is no failure of the request.
+        if let Err(error) = (operation.run)(&daemon) {
+            assert!(error.contains(&format!("failpoint {step}")), "failed otherwise: {error}");
+            if let Err(error) = (operation.run)(&daemon) {
+                let over = operation.already.iter().any(|word| error.contains(word));
+                assert!(over, "{step}: the retried request failed: {error}");
+            }
+        }
+        assert!(daemon.log().contains(&format!("failpoint {step}")), "{step} was not reached");
+        (operation.check)(&daemon, &host, place);
+        remove_all_but(&[], &daemon, &host);
+        assert_only(place, &daemon, &host, &[]);
+    }
     daemon.terminate();
     (place.ended)(&host);
 }

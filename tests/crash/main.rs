@@ -10,7 +10,8 @@ mod load;
 mod operations;
 
 use common::daemon::Launch;
-use driver::{Place, kill_at_each, operation_of, steps_of};
+use common::repository::Repository;
+use driver::{Place, fail_at_each, kill_at_each, operation_of, steps_of};
 use holdfast::failpoint::Step;
 use operations::{OPERATIONS, Operation, find};
 
@@ -25,6 +26,10 @@ const LOOP: Place = Place {
     },
     ended: |_| (),
 };
+
+/// The same with a repository.
+const BACKED_UP: Place =
+    Place { launch: |host| Repository::of(host).known_to((LOOP.launch)(host)), ..LOOP };
 
 /// The same with a hook, whose programs leave marks.
 const HOOKED: Place = Place {
@@ -55,6 +60,8 @@ fn every_operation_that_has_steps_is_tested_here() {
 fn kill_at_every_step_of(operation: &Operation) {
     if operation.name == "snapshot-hook" {
         kill_at_each(&HOOKED, operation, steps_of(operation));
+    } else if ["backup", "restore-backup"].contains(&operation.name) {
+        kill_at_each(&BACKED_UP, operation, steps_of(operation));
     } else if operation.name == "undelete" {
         // What one round leaves in the trash would be found there by the next.
         steps_of(operation).for_each(|step| kill_at_each(&LOOP, operation, [step]));
@@ -94,4 +101,33 @@ kill_at_every_step! {
     mount_of_a_read_only_volume_survives_a_kill_at_every_step => "mount-read-only",
     schedule_survives_a_kill_at_every_step => "schedule",
     snapshot_with_a_hook_survives_a_kill_at_every_step => "snapshot-hook",
+    backup_survives_a_kill_at_every_step => "backup",
+    restore_of_a_backup_survives_a_kill_at_every_step => "restore-backup",
+}
+
+/// The snapshot that it cuts and removes.
+fn steps_within_a_backup() -> impl Iterator<Item = &'static str> {
+    ["snapshot", "delete-snapshot"].into_iter().flat_map(|name| steps_of(find(name)))
+}
+
+#[test]
+fn backup_survives_a_kill_at_every_step_of_its_snapshot() {
+    kill_at_each(&BACKED_UP, find("backup"), steps_within_a_backup());
+}
+
+#[test]
+fn backup_survives_a_failure_of_every_step() {
+    let operation = find("backup");
+    fail_at_each(&BACKED_UP, operation, steps_of(operation));
+}
+
+#[test]
+fn backup_survives_a_failure_of_every_step_of_its_snapshot() {
+    fail_at_each(&BACKED_UP, find("backup"), steps_within_a_backup());
+}
+
+#[test]
+fn restore_of_a_backup_survives_a_failure_of_every_step() {
+    let operation = find("restore-backup");
+    fail_at_each(&BACKED_UP, operation, steps_of(operation));
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::driver::Place;
 use crate::common::daemon::Daemon;
 use crate::common::host::Host;
+use crate::common::repository::{Repository, backups};
 
 /// The volume that the operation is about.
 pub(crate) const SUBJECT: &str = "subject";
@@ -39,7 +40,7 @@ pub(crate) fn find(name: &str) -> &'static Operation {
     OPERATIONS.iter().find(|operation| operation.name == name).expect("known")
 }
 
-pub(crate) static OPERATIONS: [Operation; 14] = [
+pub(crate) static OPERATIONS: [Operation; 16] = [
     Operation {
         name: "create",
         also: &[],
@@ -281,7 +282,65 @@ pub(crate) static OPERATIONS: [Operation; 14] = [
             fs::remove_file(path).expect("remove");
         },
     },
+    Operation {
+        name: "backup",
+        also: &["repository"],
+        // The second one: there may be the snapshot of the first for it to retire.
+        prepare: prepare_backup,
+        in_use: true,
+        run: |daemon| cli(daemon, &["backup", "create", SUBJECT]),
+        already: &[],
+        check: |daemon, host, _| {
+            assert_writable(daemon);
+            assert_snapshots_of_backups(daemon);
+            assert_backups_hold(daemon, host);
+        },
+    },
+    Operation {
+        name: "restore-backup",
+        also: &[],
+        prepare: prepare_backup,
+        in_use: false,
+        run: |daemon| {
+            let backups = backups(&daemon.cli());
+            daemon.plugin().create("restored", &[("from-backup", &backups[0])])
+        },
+        already: &[],
+        check: |daemon, host, _| {
+            assert_holds(daemon, "restored", CONTENT);
+            assert_backups_hold(daemon, host);
+        },
+    },
 ];
+
+/// The subject, mounted, with a backup.
+fn prepare_backup(daemon: &Daemon<'_>) {
+    prepare_mounted(daemon);
+    let cli = daemon.cli();
+    cli.ok(&["repository", "init", "main"]);
+    cli.ok(&["backup", "create", SUBJECT]);
+}
+
+/// Of the snapshots that are cut for backups none stays where it costs room, and one where it is free.
+fn assert_snapshots_of_backups(daemon: &Daemon<'_>) {
+    let snapshots = daemon.cli().ok(&["snapshot", "ls", SUBJECT]).json();
+    let kept = usize::from(daemon.cli().inspect(SUBJECT)["backend"] == "thin");
+    assert_eq!(snapshots.as_array().expect("snapshots").len(), kept, "{snapshots}");
+}
+
+/// Each backup there is can be restored, and restic finds nothing wrong. Removes them.
+fn assert_backups_hold(daemon: &Daemon<'_>, host: &Host) {
+    let cli = daemon.cli();
+    for id in backups(&cli) {
+        cli.ok(&["backup", "restore", &id, "whole"]);
+        assert_holds(daemon, "whole", CONTENT);
+        daemon.plugin().remove("whole").unwrap();
+    }
+    Repository::of(host).assert_sound();
+    for id in backups(&cli) {
+        cli.ok(&["backup", "rm", &id]);
+    }
+}
 
 /// Where the programs of the hook leave what they have done.
 pub(crate) fn marks(host: &Host) -> PathBuf {
