@@ -6,6 +6,7 @@
 
 mod archive;
 mod backup;
+mod chunks;
 mod cipher;
 mod image;
 mod location;
