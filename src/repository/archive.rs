@@ -20,7 +20,7 @@ use super::image::{
 };
 use super::manifest::MANIFEST;
 use super::pack::Packing;
-use super::restore::Indexed;
+use super::reading::Indexed;
 use super::session::Session;
 use crate::error::Result;
 
@@ -94,8 +94,8 @@ impl<'a> Archiver<'a> {
         }
         let mut image = node(IMAGE, NodeType::Dir, 0);
         image.subtree = Some(self.chunks.tree(directories, &mut packing)?);
-        let mut described = node(MANIFEST, NodeType::File, manifest.len() as u64);
-        described.content = Some(vec![self.chunks.chunk(manifest, &mut packing)?]);
+        let content = vec![self.chunks.chunk(manifest, &mut packing)?];
+        let described = stored_file(MANIFEST, manifest.len() as u64, content);
         let root = self.chunks.tree(vec![image, described], &mut packing)?;
         let read = self.read.load(Ordering::Relaxed);
         Ok(Archived { root, read, added: self.chunks.finish()? })
@@ -129,9 +129,7 @@ impl<'a> Archiver<'a> {
         let contents = self.segments(numbers.clone(), &parent)?;
         let nodes = numbers.zip(contents).map(|(number, content)| {
             let range = segment_range(number, self.image.size());
-            let mut node = node(&segment_name(number), NodeType::File, range.end - range.start);
-            node.content = Some(content);
-            node
+            stored_file(&segment_name(number), range.end - range.start, content)
         });
         let tree = self.chunks.tree(nodes.collect(), packing)?;
         if hole {
@@ -225,6 +223,13 @@ fn directories(indexed: &Indexed, root: TreeId) -> Option<HashMap<String, TreeId
     let image = nodes.into_iter().find(|node| node.name == IMAGE)?.subtree?;
     let nodes = indexed.get_tree(&image).ok()?.nodes;
     nodes.into_iter().map(|node| Some((node.name, node.subtree?))).collect()
+}
+
+/// A file of the repository's own, of `size` bytes.
+pub(super) fn stored_file(name: &str, size: u64, content: Vec<DataId>) -> Node {
+    let mut node = node(name, NodeType::File, size);
+    node.content = Some(content);
+    node
 }
 
 /// A file or directory. All of them have the same times, so that trees are equal when their content is.

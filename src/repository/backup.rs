@@ -8,10 +8,11 @@ use rustic_core::{FileType, jiff};
 
 use super::Repository;
 use super::archive::{Archiver, Parent};
+use super::cipher::Cipher;
 use super::image::Image;
 use super::lock::Access;
 use super::manifest::{Layout, Manifest};
-use super::restore::Indexed;
+use super::reading::Indexed;
 use super::session::Session;
 use crate::error::{Error, Result};
 use crate::failpoint::{self, BackendStep};
@@ -87,19 +88,29 @@ impl Repository {
         summary.total_bytes_processed = job.image.size();
         summary.data_added_packed = archived.added;
         file.summary = Some(summary);
+        let backup = self.store_backup(&session, &cipher, file)?;
+        Ok(Stored { backup, read: archived.read })
+    }
+
+    /// Stores the snapshot file of which all else is stored: from then on there is the backup.
+    pub(super) fn store_backup(
+        &self,
+        session: &Session,
+        cipher: &Cipher,
+        mut file: SnapshotFile,
+    ) -> Result<Backup> {
         let json = serde_json::to_vec(&file)
             .map_err(|error| Error::internal("a snapshot file").caused_by(error))?;
-        let id = session.put_sealed(FileType::Snapshot.dirname(), &cipher, &json)?;
+        let id = session.put_sealed(FileType::Snapshot.dirname(), cipher, &json)?;
         failpoint::reached_blocking(BackendStep::RepositorySnapshot)?;
         file.id = SnapshotId::from(rustic_core::Id::try_from(id)?);
-        let backup = read(&self.settings.name, &file)?
-            .ok_or_else(|| Error::internal("a backup that was just made is not ours"))?;
-        Ok(Stored { backup, read: archived.read })
+        read(&self.settings.name, &file)?
+            .ok_or_else(|| Error::internal("a backup that was just made is not ours"))
     }
 }
 
 /// The backup to make the difference to, if it is still there.
-fn parent(
+pub(super) fn parent(
     session: &Session,
     indexed: &Indexed,
     backup: BackupId,
@@ -120,7 +131,7 @@ pub(super) fn snapshot_id(session: &Session, backup: BackupId) -> Result<Snapsho
 }
 
 /// The snapshot file of a backup to be.
-fn describe(manifest: &Manifest, node: &str, scheduled: bool) -> Result<SnapshotFile> {
+pub(super) fn describe(manifest: &Manifest, node: &str, scheduled: bool) -> Result<SnapshotFile> {
     let (volume, cut) = (&manifest.volume, &manifest.snapshot);
     let mut tags = StringList::default();
     for tag in [

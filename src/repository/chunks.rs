@@ -11,7 +11,7 @@ use rustic_core::{DataId, TreeId};
 use super::COMPRESSION;
 use super::cipher::{Cipher, Digest};
 use super::pack::{Kind, Packer, Packing};
-use super::restore::Indexed;
+use super::reading::Indexed;
 use super::session::Session;
 use crate::error::{Error, Result};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Repository;
-use super::restore::{Fault, Reading};
+use super::reading::{Fault, Reading};
 use crate::error::Result;
 use crate::id::BackupId;
 use crate::model::Progress;
@@ -49,13 +49,12 @@ impl Repository {
         let reading = Reading::new(self, id, progress)?;
         let found = Mutex::new(Found::default());
         let lock = || found.lock().unwrap_or_else(PoisonError::into_inner);
-        let runs = reading.manifest().and_then(|manifest| {
-            let size = manifest.image_size()?;
-            progress.add_total(size);
-            reading.runs(size)
-        });
-        match runs {
-            Ok(runs) => reading.each(&runs, |chunk, data| {
+        let content = reading.manifest().and_then(|manifest| reading.content(&manifest));
+        if let Ok(content) = &content {
+            progress.add_total(content.size);
+        }
+        match content {
+            Ok(content) => reading.each(&content, |chunk, data| {
                 match data {
                     Ok(data) => {
                         progress.add(chunk.bytes(data));

@@ -3,4 +3,5 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 mod image;
+mod tree;
 mod world;
