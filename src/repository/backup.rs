@@ -11,7 +11,7 @@ use super::archive::{Archiver, Parent};
 use super::image::Image;
 use super::lock::Access;
 use super::manifest::{Layout, Manifest};
-use super::restore::Indexed;
+use super::reading::Indexed;
 use super::session::Session;
 use super::upkeep::{names, recover};
 use super::{Opened, Repository};
@@ -88,19 +88,32 @@ impl Repository {
         summary.total_bytes_processed = job.image.size();
         summary.data_added_packed = archived.added;
         file.summary = Some(summary);
+        let backup = self.store_backup(&session, &opened, &index, file)?;
+        Ok(Stored { backup, read: archived.read })
+    }
+
+    /// Stores the snapshot file of which all else is stored: from then on there is the backup.
+    pub(super) fn store_backup(
+        &self,
+        session: &Session,
+        opened: &Opened,
+        index: &BTreeSet<String>,
+        mut file: SnapshotFile,
+    ) -> Result<Backup> {
+        let cipher = &self.cipher(opened)?;
         let json = serde_json::to_vec(&file)
             .map_err(|error| Error::internal("a snapshot file").caused_by(error))?;
-        let id = session.put_snapshot(&cipher, &json)?;
+        let id = session.put_snapshot(cipher, &json)?;
         failpoint::reached_blocking(BackendStep::RepositorySnapshot)?;
         file.id = SnapshotId::from(rustic_core::Id::try_from(id)?);
         let backup = read(&self.settings.name, &file)?
             .ok_or_else(|| Error::internal("a backup that was just made is not ours"))?;
-        if let Err(error) = keep_in_index(&session, &opened, &index) {
+        if let Err(error) = keep_in_index(session, opened, index) {
             self.remove(backup.id)?.ignore();
             return Err(error);
         }
         self.learn(&backup);
-        Ok(Stored { backup, read: archived.read })
+        Ok(backup)
     }
 }
 
@@ -113,7 +126,7 @@ fn keep_in_index(session: &Session, opened: &Opened, found: &BTreeSet<String>) -
 }
 
 /// The backup to make the difference to, if it is still there.
-fn parent(
+pub(super) fn parent(
     session: &Session,
     indexed: &Indexed,
     backup: BackupId,
@@ -134,7 +147,7 @@ pub(super) fn snapshot_id(session: &Session, backup: BackupId) -> Result<Snapsho
 }
 
 /// The snapshot file of a backup to be.
-fn describe(manifest: &Manifest, node: &str, scheduled: bool) -> Result<SnapshotFile> {
+pub(super) fn describe(manifest: &Manifest, node: &str, scheduled: bool) -> Result<SnapshotFile> {
     let (volume, cut) = (&manifest.volume, &manifest.snapshot);
     let mut tags = StringList::default();
     for tag in [

@@ -14,7 +14,7 @@ use rustic_core::{FileType, RepairIndexOptions};
 
 use super::cipher::{Cipher, Digest};
 use super::pack::{Blob, Kind, Pack, PackEntry, Packing, store_index};
-use super::restore::Indexed;
+use super::reading::Indexed;
 use super::session::{Session, object, pack_name};
 use super::upkeep::names;
 use super::{COMPRESSION, Cache, Opened, Repository};

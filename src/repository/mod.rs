@@ -6,19 +6,24 @@
 
 mod archive;
 mod backup;
+mod chunks;
 mod cipher;
 mod errors;
+mod files;
 mod image;
 mod location;
 mod lock;
 mod manifest;
 mod mend;
+mod node;
 mod objects;
 mod pack;
+mod reading;
 mod restore;
 mod secret;
 mod session;
 mod store;
+mod tree;
 mod upkeep;
 mod verify;
 
@@ -42,6 +47,7 @@ pub use objects::S3Settings;
 pub use restore::Target;
 pub use secret::{Secret, SecretSource};
 pub use store::Limits;
+pub use tree::TreeJob;
 pub use upkeep::{Prune, Pruned};
 pub use verify::Verified;
 

@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::mend::INDEX;
-use super::restore::{Fault, Reading};
+use super::reading::{Fault, Reading};
 use super::session::Session;
-use super::{Cache, Repository, backup};
+use super::{Cache, Repository};
 use crate::error::{ErrorKind, Result};
 use crate::id::BackupId;
 use crate::model::Progress;
-use crate::units::ByteSize;
 
 /// What reading a backup back has found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,17 +57,15 @@ impl Repository {
             }
             Err(error) => return Err(error),
         };
-        // The manifest may be what is damaged.
-        let size = backup::read(self.name(), &reading.file)?.and_then(|backup| backup.size);
-        let size = size.map_or(0, ByteSize::bytes);
-        progress.add_total(size);
+        let mut content = reading.content();
+        progress.add_total(content.size);
         let found = Mutex::new(Found::default());
         let lock = || found.lock().unwrap_or_else(PoisonError::into_inner);
-        let (runs, faults) = reading.runs(size);
+        let faults = std::mem::take(&mut content.faults);
         for fault in reading.manifest().err().into_iter().chain(faults) {
             lock().note(fault)?;
         }
-        reading.each(&runs, |chunk, data| {
+        reading.each(&content, |chunk, data| {
             match data {
                 Ok(data) => {
                     progress.add(chunk.bytes(data));

@@ -15,4 +15,5 @@ mod moto;
 mod prune;
 mod s3;
 mod store_faults;
+mod tree;
 mod world;
