@@ -407,7 +407,7 @@ pub(super) fn put(volume: &Volume) -> catalog::Change {
     catalog::Change::PutVolume(Box::new(volume.clone()))
 }
 
-fn put_new(volume: &Volume, schedule: Option<ActiveSchedule>) -> Vec<catalog::Change> {
+pub(super) fn put_new(volume: &Volume, schedule: Option<ActiveSchedule>) -> Vec<catalog::Change> {
     let schedule = schedule.map(|s| catalog::Change::PutSchedule(volume.uuid, Box::new(s)));
     std::iter::once(put(volume)).chain(schedule).collect()
 }

@@ -7,6 +7,7 @@ mod common;
 
 mod convoy;
 mod creating;
+mod database;
 mod refused;
 mod restoring;
 mod running;

@@ -1,10 +1,12 @@
 //! What comes of a backup.
 
+use std::os::unix::fs::MetadataExt;
+
 use crate::common::daemon::Launch;
 use crate::common::engine::Engine;
 use crate::common::host::Host;
-use crate::common::repository::backups;
-use crate::{back_up, refused, start, start_with, text, write};
+use crate::common::repository::{Repository, backups};
+use crate::{back_up, create, refused, start, start_with, text, write};
 
 #[test]
 fn a_restored_volume_is_used_beside_the_original() {
@@ -69,15 +71,50 @@ fn docker_makes_a_volume_of_a_backup_once() {
 }
 
 #[test]
+fn a_restored_volume_gets_the_options_that_are_asked_for() {
+    let host = Host::new();
+    let (daemon, _) = start(&host);
+    create(&daemon, "data", "kept");
+    let id = back_up(&daemon.cli(), "data");
+    let options = [
+        ("from-backup", &*id),
+        ("backup-every", "1d"),
+        ("keep", "7d"),
+        ("uid", "1000"),
+        ("mode", "0750"),
+    ];
+    for _ in 0..2 {
+        daemon.plugin().create("copy", &options).unwrap();
+    }
+    assert_eq!(text(&daemon, "copy"), "kept");
+    let root = daemon.plugin().mount("copy", "reader").unwrap();
+    let root = host.inside(root).metadata().unwrap();
+    assert_eq!((root.uid(), root.mode() & 0o7777), (1000, 0o750));
+    let schedules = daemon.cli().ok(&["schedule", "ls"]).json();
+    let told = |key: &str| schedules[0][key].as_str().unwrap_or_else(|| panic!("{schedules}"));
+    assert_eq!((told("volume"), told("backup_every"), told("keep")), ("copy", "1d", "7d"));
+    let taken = daemon.cli().run(&["backup", "restore", &id, "data"]);
+    assert_eq!(refused(&taken).0, 4, "never over a volume that is there");
+    for (key, value) in [("fs", "xfs"), ("hook", "unknown"), ("backend", "unknown")] {
+        let options = [("from-backup", &*id), (key, value)];
+        daemon.plugin().create("more", &options).unwrap_err();
+    }
+    assert_eq!(daemon.plugin().list(), ["copy", "data"]);
+}
+
+#[test]
 fn a_lost_host_is_restored_on_another() {
     let (lost, other) = (Host::new(), Host::new());
-    let (daemon, repository) = start(&lost);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let repository = Repository::at(elsewhere.path());
+    let daemon = repository.known_to(Launch::new(&lost)).start(&lost);
+    daemon.cli().ok(&["repository", "init", "main"]);
     let label = ["volume", "create", "data", "--size", "64M", "--label", "team=blue"];
     daemon.cli().ok(&label);
     write(&daemon, "data", "survives");
     back_up(&daemon.cli(), "data");
     drop(daemon);
-    std::fs::remove_dir_all(lost.dir().join("state/catalog")).unwrap_or_default();
+    drop(lost);
 
     let daemon = repository.known_to(Launch::new(&other)).start(&other);
     let cli = daemon.cli();

@@ -73,37 +73,6 @@ pub(crate) fn kill_at_each<'s>(
     (place.ended)(&host);
 }
 
-/// Lets each of these steps fail once, and asks again.
-#[allow(dead_code, reason = "not every binary with this file in it lets steps fail")]
-pub(crate) fn fail_at_each<'s>(
-    place: &Place,
-    operation: &Operation,
-    steps: impl IntoIterator<Item = &'s str>,
-) {
-    let host = Host::new();
-    let mut daemon = (place.launch)(&host).start(&host);
-    for step in steps {
-        eprintln!("--- {} fails at {step}", operation.name);
-        (operation.prepare)(&daemon);
-        daemon.terminate();
-        daemon = (place.launch)(&host).failpoint(&format!("{step}=error@1")).start(&host);
-        // What fails after the content is safe is told of, and is no failure of the request.
-        if let Err(error) = (operation.run)(&daemon) {
-            assert!(error.contains(&format!("failpoint {step}")), "failed otherwise: {error}");
-            if let Err(error) = (operation.run)(&daemon) {
-                let over = operation.already.iter().any(|word| error.contains(word));
-                assert!(over, "{step}: the retried request failed: {error}");
-            }
-        }
-        assert!(daemon.log().contains(&format!("failpoint {step}")), "{step} was not reached");
-        (operation.check)(&daemon, &host, place);
-        remove_all_but(&[], &daemon, &host);
-        assert_only(place, &daemon, &host, &[]);
-    }
-    daemon.terminate();
-    (place.ended)(&host);
-}
-
 fn kill_at<'h>(
     place: &Place,
     host: &'h Host,

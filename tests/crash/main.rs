@@ -6,12 +6,13 @@
 mod common;
 
 mod driver;
+mod failures;
 mod load;
 mod operations;
 
 use common::daemon::Launch;
 use common::repository::Repository;
-use driver::{Place, fail_at_each, kill_at_each, operation_of, steps_of};
+use driver::{Place, kill_at_each, operation_of, steps_of};
 use holdfast::failpoint::Step;
 use operations::{OPERATIONS, Operation, find};
 
@@ -113,21 +114,4 @@ fn steps_within_a_backup() -> impl Iterator<Item = &'static str> {
 #[test]
 fn backup_survives_a_kill_at_every_step_of_its_snapshot() {
     kill_at_each(&BACKED_UP, find("backup"), steps_within_a_backup());
-}
-
-#[test]
-fn backup_survives_a_failure_of_every_step() {
-    let operation = find("backup");
-    fail_at_each(&BACKED_UP, operation, steps_of(operation));
-}
-
-#[test]
-fn backup_survives_a_failure_of_every_step_of_its_snapshot() {
-    fail_at_each(&BACKED_UP, find("backup"), steps_within_a_backup());
-}
-
-#[test]
-fn restore_of_a_backup_survives_a_failure_of_every_step() {
-    let operation = find("restore-backup");
-    fail_at_each(&BACKED_UP, operation, steps_of(operation));
 }

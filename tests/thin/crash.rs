@@ -128,6 +128,17 @@ const WITHIN: &[(&str, &[&str])] = &[
     ("mount-read-only", &["device.made", "device.loaded", "device.resumed"]),
     ("unmount", &["device.removed"]),
     ("rename", &["thin.describe.record"]),
+    (
+        "backup",
+        &[
+            "repository.pack",
+            "repository.index",
+            "repository.snapshot",
+            "thin.read.reserve@2",
+            "thin.read.release@2",
+        ],
+    ),
+    ("restore-backup", &["thin.create.intent", "thin.create.record", "device.resumed"]),
 ];
 
 /// What a first start does before it answers: four devices, the lowest first.
@@ -284,6 +295,31 @@ in_hosts! {
         kill_everywhere("delete");
     }
 
+    fn backups_survive_kills() {
+        let steps = engine_steps("backup");
+        kill("backup", &steps[..steps.len() / 2]);
+    }
+
+    fn backups_survive_later_kills() {
+        let steps = engine_steps("backup");
+        kill("backup", &steps[steps.len() / 2..]);
+    }
+
+    /// The start reads the pool's metadata as well.
+    fn backups_survive_kills_in_the_pool() {
+        kill("backup", &["thin.read.reserve@2", "thin.read.release@2"]);
+    }
+
+    fn restoring_backups_survives_kills() {
+        let steps = engine_steps("restore-backup");
+        kill("restore-backup", &steps[..steps.len() / 2]);
+    }
+
+    fn restoring_backups_survives_later_kills() {
+        let steps = engine_steps("restore-backup");
+        kill("restore-backup", &steps[steps.len() / 2..]);
+    }
+
     fn beginning_a_pool_survives_kills() {
         make_pools(&MAKING[..MAKING.len() / 2]);
     }
@@ -358,11 +394,11 @@ in_hosts! {
     }
 
     fn failures_leave_nothing() {
-        for (name, steps) in WITHIN {
-            eprintln!("--- {name} fails in the pool");
-            let steps: Vec<_> = steps.iter().copied().filter(|step| !step.contains('@')).collect();
-            fail_at_each(operations::find(name), &steps);
-        }
+        fail_in_each(|name| !name.contains("backup"));
+    }
+
+    fn failures_of_backups_leave_nothing() {
+        fail_in_each(|name| name.contains("backup"));
     }
 
     /// A thin device that somebody else has made is never taken for ours.
@@ -401,6 +437,14 @@ fn kill(name: &str, failpoints: &[&str]) {
 
 fn kill_everywhere(name: &str) {
     kill(name, &[&engine_steps(name)[..], pool_steps(name)].concat());
+}
+
+fn fail_in_each(which: fn(&str) -> bool) {
+    for (name, steps) in WITHIN.iter().filter(|(name, _)| which(name)) {
+        eprintln!("--- {name} fails in the pool");
+        let steps: Vec<_> = steps.iter().copied().filter(|step| !step.contains('@')).collect();
+        fail_at_each(operations::find(name), &steps);
+    }
 }
 
 /// Lets each of these steps fail once, in the order in which the operation comes to them, until it

@@ -5,8 +5,9 @@ use std::process::Command;
 
 use crate::common::daemon::Launch;
 use crate::common::host::{Host, checked};
+use crate::common::repository::Repository;
 
-/// A daemon whose volumes go to a pool on files.
+/// A daemon whose volumes go to a pool on files, and its backups to a repository.
 pub(crate) fn launch(host: &Host) -> Launch {
     launch_sized(host, "2G")
 }
@@ -16,7 +17,8 @@ pub(crate) fn launch_sized(host: &Host, size: &str) -> Launch {
     let directory = host.dir().join("thin");
     let directory = directory.to_str().expect("UTF-8");
     let pool = ["--thin-file", directory, "--thin-size", size];
-    Launch::new(host).short_grace().args(&["--default-backend", "thin"]).args(&pool)
+    let launch = Launch::new(host).short_grace().args(&["--default-backend", "thin"]).args(&pool);
+    Repository::of(host).known_to(launch)
 }
 
 fn dmsetup(args: &[&str]) -> String {

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use super::repositories::blocking;
 use crate::backend::{BackendKind, Locator};
 use crate::engine::change::Work;
-use crate::engine::create::{Source, put};
+use crate::engine::create::{Source, put, put_new};
 use crate::error::{Error, Result};
 use crate::failpoint::Step;
 use crate::id::{BackupId, BackupRef};
-use crate::model::{OperationKind, Outcome, Volume, VolumeState};
+use crate::model::{ActiveSchedule, OperationKind, Outcome, Volume, VolumeState};
 use crate::name::VolumeName;
 use crate::options::VolumeOptions;
 use crate::repository::{Layout, Manifest, Repository, Target};
@@ -37,8 +37,10 @@ impl Work {
             false => labels,
         };
         let source = self.source_of_backup(manifest, &options)?;
+        let asked = options.clone();
         let volume = self.plan(name, options, labels, Some(&source))?;
-        self.restore_backup(volume, repository, id).await
+        let schedule = self.engine.schedule_of(&asked, self.backend(&volume)?.as_ref())?;
+        self.restore_backup(volume, schedule, repository, id).await
     }
 
     /// What a backup gives to a volume on the backend that it is to be on: the one that was asked for, or the
@@ -62,11 +64,12 @@ impl Work {
     async fn restore_backup(
         &self,
         mut volume: Volume,
+        schedule: Option<ActiveSchedule>,
         repository: Arc<Repository>,
         id: BackupId,
     ) -> Result<Outcome> {
         let kind = OperationKind::Create { frozen: None };
-        let record = vec![put(&volume)];
+        let record = put_new(&volume, schedule);
         let operation = self.intend(Step::RestoreBackupIntent, &volume, kind, record).await?;
         let made = async {
             let backend = self.backend(&volume)?;
