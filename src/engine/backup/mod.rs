@@ -389,6 +389,11 @@ impl Work {
     ) -> Result<()> {
         let find =
             || self.engine.inner.catalog.read(|state| state.volume(operation.volume).cloned());
+        // Asked before anybody has to wait for this.
+        let everywhere = match stored {
+            true => self.engine.backups(None, None).await.ok(),
+            false => None,
+        };
         // It may have another name by now.
         let name = find().map_or_else(|| operation.name.clone(), |volume| volume.name.clone());
         let _ownership = self.own(&name, "backup").await?;
@@ -406,11 +411,18 @@ impl Work {
                 Some(own) if stored => self.is_cheap_base(&volume, own).await,
                 _ => false,
             };
-            // The bases of this repository's last backups.
-            let known =
+            // The bases of this repository's last backups, and those of backups that were removed.
+            let is_base_here =
                 |one: &Snapshot| backups.iter().any(|backup| backup.snapshot_uuid == one.uuid);
+            let is_base_of_none = |one: &Snapshot| {
+                let all = everywhere.as_ref();
+                all.is_some_and(|all| all.iter().all(|backup| backup.snapshot_uuid != one.uuid))
+            };
             for one in &of_backups {
-                let goes = if one.name == *snapshot { !keep } else { keep && known(one) };
+                let goes = match one.name == *snapshot {
+                    true => !keep,
+                    false => keep && (is_base_here(one) || is_base_of_none(one)),
+                };
                 if goes && self.engine.refuse_if_read(&volume, Some(one.uuid)).is_ok() {
                     let reference =
                         SnapshotRef { volume: volume.name.clone(), snapshot: one.name.clone() };
