@@ -195,6 +195,11 @@ fn job(path: &Path, number: u128, allocated: Vec<Range<u64>>, base: Option<Base>
     }
 }
 
+/// From now on the peak is another one (`man 5 proc`, clear_refs).
+fn forget_peak() {
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+}
+
 fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -219,6 +224,8 @@ fn full() {
     let image = world.image(GIB);
     let (mut first, mut second, mut third) = (Pair::default(), Pair::default(), Pair::default());
     let mut restores = Pair::default();
+    let memory = std::cell::Cell::new(0);
+    let restore_memory = std::cell::Cell::new(0);
     for round in 0..ROUNDS {
         let (ours, theirs) = (format!("ours-{round}"), format!("restic-{round}"));
         let repository = world.repository(&ours);
@@ -227,14 +234,17 @@ fn full() {
         let all = || vec![0..GIB];
         let number = round as u128 * 8;
         let mut made: Option<Backup> = None;
+        let memory = &memory;
         let mut back_up = |number: u128, base: Option<Vec<Range<u64>>>| {
             let base = base.map(|changed| Base { backup: made.as_ref().unwrap().id, changed });
             let job = job(&image, number, all(), base);
             let mut result = None;
+            forget_peak();
             let time = timed(|| {
                 result = Some(repository.back_up_image(job, &Arc::default()).unwrap().backup)
             });
             made = result;
+            memory.set(memory.get().max(peak_memory()));
             time
         };
         first.ours.push(back_up(number + 1, None));
@@ -249,18 +259,23 @@ fn full() {
 
         let id = made.unwrap().id;
         let target = world.path("target");
+        forget_peak();
         restores.ours.push(timed(|| {
             let file = File::create(&target).unwrap();
             file.set_len(GIB).unwrap();
             repository.restore_image(id, &Target { file, blank: true }, &Arc::default()).unwrap();
         }));
+        restore_memory.set(restore_memory.get().max(peak_memory()));
         assert!(same(&image, &target), "what is restored differs");
         std::fs::remove_file(&target).unwrap();
         let into = world.path("restic-target");
         let into = into.to_str().unwrap();
-        restores
-            .theirs
-            .push(timed(|| world.restic(&theirs, &["restore", "latest", "--target", into])));
+        restores.theirs.push(timed(|| {
+            world.restic(&theirs, &["restore", "latest", "--target", into]);
+            // Ours is durable when it is done.
+            let status = Command::new("sync").arg("--file-system").arg(into).status().unwrap();
+            assert!(status.success());
+        }));
         std::fs::remove_dir_all(into).unwrap();
         std::fs::remove_dir_all(world.path(&ours)).unwrap();
         std::fs::remove_dir_all(world.path(&theirs)).unwrap();
@@ -269,7 +284,7 @@ fn full() {
     report("1 % changed", &second.ours, &second.theirs, GIB / 100);
     report("nothing changed", &third.ours, &third.theirs, 0);
     report("restore of 1 GiB", &restores.ours, &restores.theirs, GIB);
-    println!("peak memory {} MiB", peak_memory());
+    println!("peak memory: backup {} MiB, restore {} MiB", memory.get(), restore_memory.get());
 }
 
 #[derive(Default)]

@@ -51,6 +51,21 @@ install_lab() {
         busybox=busybox-static
 }
 
+# A server of Amazon's protocols that keeps everything in memory. Debian has none, so it gets a place of its own.
+install_moto() {
+    local version=5.2.5 place
+    place=${XDG_CACHE_HOME:-$HOME/.cache}/holdfast/moto-$version
+    if [[ ! -x $place/bin/moto_server ]]; then
+        install_missing python3=python3 '/usr/lib/python3*/ensurepip=python3-venv'
+        step "Installing moto $version"
+        rm -rf "$place"
+        python3 -m venv "$place"
+        "$place/bin/pip" install --quiet --disable-pip-version-check "moto[s3,server]==$version" ||
+            { rm -rf "$place"; fail "moto cannot be installed." "Install the Python package moto[s3,server] $version by hand."; }
+    fi
+    export HOLDFAST_MOTO_SERVER=$place/bin/moto_server
+}
+
 # The package lists of a fresh machine are empty or old: they are fetched only when the first try fails.
 apt_install() {
     local options=(-y -q --no-install-recommends)

@@ -196,7 +196,7 @@ impl Error {
         while let Some(error) = cause {
             // An Error's Display is only its own level, so the chain is walked without repeats.
             text.push_str(": ");
-            text.push_str(error.to_string().trim_end());
+            text.push_str(&error.to_string().trim_end().replace('\n', " "));
             cause = error.source();
         }
         text

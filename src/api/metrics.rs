@@ -135,8 +135,8 @@ fn register(registry: &mut Registry, figures: &Figures) {
         ages.get_or_create(&[("volume", volume.to_string())]).set(gauge(age.as_secs()));
     }
     registry.register_with_unit(
-        "scheduled_backup_age",
-        "How old the last backup by a schedule is",
+        "last_backup_age",
+        "How old the newest backup of a volume is",
         Unit::Seconds,
         ages,
     );
@@ -214,7 +214,7 @@ mod tests {
             "holdfast_operations_running{kind=\"grow\",subject=\"volume\"} 1",
             "holdfast_operations_total{kind=\"grow\",subject=\"volume\",result=\"failed\"} 4",
             "holdfast_scheduled_runs_total{kind=\"snapshot\",result=\"done\"} 5",
-            "holdfast_scheduled_backup_age_seconds{volume=\"db\"} 60",
+            "holdfast_last_backup_age_seconds{volume=\"db\"} 60",
             "holdfast_pool_used_bytes{pool=\"thin\",part=\"data\"} 3",
             "holdfast_pool_total_bytes{pool=\"thin\",part=\"metadata\"} 10",
             "holdfast_pool_state{pool=\"thin\",state=\"full\"} 1",

@@ -50,6 +50,7 @@ impl Engine {
     pub async fn figures(&self) -> Figures {
         let boot = self.inner.environment.host.boot_id();
         let now = self.inner.environment.clock.now();
+        let backups = self.inner.config.repositories.last_backups();
         let mut figures = self.inner.catalog.read(|state| {
             let mut figures = Figures::default();
             for volume in state.volumes() {
@@ -60,7 +61,7 @@ impl Engine {
             figures.mounted = mounted.count() as u64;
             let ready = state.named_volumes().filter(|volume| volume.is_ready());
             let ages = ready.filter_map(|volume| {
-                let made = state.runs(volume.uuid, RunKind::Backup)?.good.as_ref()?.started;
+                let made = *backups.get(&volume.uuid)?;
                 // Of a backup that is to come, by a clock that was set back, it is nothing.
                 let age = Duration::try_from(now.duration_since(made)).unwrap_or_default();
                 Some((volume.name.clone(), age))

@@ -161,6 +161,7 @@ impl Engine {
         engine.reconcile().await?;
         engine.look_for_unknown();
         engine.keep_schedules();
+        engine.look_into_repositories();
         Ok(engine)
     }
 

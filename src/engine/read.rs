@@ -120,7 +120,7 @@ impl Engine {
             options: volume.options.clone(),
             labels: volume.labels.clone(),
             created: volume.created,
-            last_backup: None,
+            last_backup: self.inner.config.repositories.last_backups().get(&volume.uuid).copied(),
             schedule,
             last_snapshot_run,
             last_backup_run,

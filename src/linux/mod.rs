@@ -6,6 +6,7 @@ pub(crate) mod copy;
 pub(crate) mod device_mapper;
 pub(crate) mod device_node;
 pub(crate) mod durable;
+pub(crate) mod entry;
 pub(crate) mod fiemap;
 mod filesystem;
 mod freeze;

@@ -5,26 +5,24 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use rustic_core::repofile::{Metadata, Node, NodeType, Tree};
+use rustic_core::repofile::{Metadata, Node, NodeType};
 use rustic_core::{DataId, TreeId, jiff};
 
 use super::COMPRESSION;
-use super::cipher::{Cipher, Digest};
+use super::chunks::{Chunks, Worker, in_parallel};
+use super::cipher::Cipher;
 use super::image::{
     CHUNK, FANOUT, IMAGE, Image, chunk_ranges, directory_name, is_zero, segment_name,
     segment_number, segment_range, segments as image_segments, touches,
 };
 use super::manifest::MANIFEST;
-use super::pack::{Kind, Packer, Packing};
-use super::restore::Indexed;
+use super::pack::Packing;
+use super::reading::Indexed;
 use super::session::Session;
-use crate::error::{Error, Result};
-
-/// Threads for each core: while some read, others pack.
-const THREADS: usize = 2;
+use crate::error::Result;
 
 /// The chunks of the segments of one directory, by their numbers; as the parent has them.
 type Segments = HashMap<u64, Vec<DataId>>;
@@ -41,13 +39,11 @@ pub(super) struct Parent {
 pub(super) struct Archiver<'a> {
     session: &'a Arc<Session>,
     indexed: &'a Indexed,
-    packer: Packer<'a>,
+    chunks: Chunks<'a>,
     image: &'a Image,
     parent: Option<Parent>,
     /// The parent's directories of segments by their names.
     directories: HashMap<String, TreeId>,
-    /// The chunks of a hole, by their length.
-    zeros: Mutex<HashMap<u64, DataId>>,
     /// The directory of which all segments are holes.
     hole: Option<TreeId>,
     read: AtomicU64,
@@ -74,11 +70,10 @@ impl<'a> Archiver<'a> {
         Self {
             session,
             indexed,
-            packer: Packer::new(session, cipher),
+            chunks: Chunks::new(session, indexed, cipher),
             image,
             parent,
             directories: directories.unwrap_or_default(),
-            zeros: Mutex::default(),
             hole: None,
             read: AtomicU64::new(0),
         }
@@ -98,12 +93,12 @@ impl<'a> Archiver<'a> {
             directories.push(node);
         }
         let mut image = node(IMAGE, NodeType::Dir, 0);
-        image.subtree = Some(self.tree(directories, &mut packing)?);
-        let mut described = node(MANIFEST, NodeType::File, manifest.len() as u64);
-        described.content = Some(vec![self.chunk(manifest, &mut packing)?]);
-        let root = self.tree(vec![image, described], &mut packing)?;
+        image.subtree = Some(self.chunks.tree(directories, &mut packing)?);
+        let content = vec![self.chunks.chunk(manifest, &mut packing)?];
+        let described = stored_file(MANIFEST, manifest.len() as u64, content);
+        let root = self.chunks.tree(vec![image, described], &mut packing)?;
         let read = self.read.load(Ordering::Relaxed);
-        Ok(Archived { root, read, added: self.packer.finish()? })
+        Ok(Archived { root, read, added: self.chunks.finish()? })
     }
 
     /// The tree of one directory of segments.
@@ -134,11 +129,9 @@ impl<'a> Archiver<'a> {
         let contents = self.segments(numbers.clone(), &parent)?;
         let nodes = numbers.zip(contents).map(|(number, content)| {
             let range = segment_range(number, self.image.size());
-            let mut node = node(&segment_name(number), NodeType::File, range.end - range.start);
-            node.content = Some(content);
-            node
+            stored_file(&segment_name(number), range.end - range.start, content)
         });
-        let tree = self.tree(nodes.collect(), packing)?;
+        let tree = self.chunks.tree(nodes.collect(), packing)?;
         if hole {
             self.hole = Some(tree);
         }
@@ -172,53 +165,23 @@ impl<'a> Archiver<'a> {
     /// and is stored again.
     fn is_whole(&self, segments: &Segments, numbers: &Range<u64>) -> bool {
         numbers.clone().all(|number| {
-            segments.get(&number).is_some_and(|chunks| chunks.iter().all(|chunk| self.has(chunk)))
+            segments
+                .get(&number)
+                .is_some_and(|chunks| chunks.iter().all(|chunk| self.chunks.has(chunk)))
         })
-    }
-
-    fn has(&self, chunk: &DataId) -> bool {
-        self.indexed.get_index_entry(chunk).is_ok()
     }
 
     /// The chunks of these segments, found or stored by several threads.
     fn segments(&self, numbers: Range<u64>, parent: &Segments) -> Result<Vec<Vec<DataId>>> {
-        let next = AtomicU64::new(numbers.start);
-        let work = || -> Result<Vec<(u64, Vec<DataId>)>> {
-            let mut packing = Packing::new(COMPRESSION)?;
-            let mut buffer = Vec::new();
-            let mut done = Vec::new();
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= numbers.end {
-                    return Ok(done);
-                }
-                let range = segment_range(number, self.image.size());
-                let parent = parent.get(&number);
-                let content = chunk_ranges(&range).enumerate().map(|(i, chunk)| {
-                    let before = parent.and_then(|chunks| chunks.get(i));
-                    self.image_chunk(&chunk, before, &mut buffer, &mut packing)
-                });
-                done.push((number, content.collect::<Result<Vec<_>>>()?));
-            }
-        };
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut all = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..cores * THREADS).map(|_| scope.spawn(work)).collect();
-            let mut all = Vec::new();
-            let mut failed = None;
-            for thread in threads {
-                let done = thread.join();
-                match done
-                    .unwrap_or_else(|_| Err(Error::internal("a thread of the backup broke off")))
-                {
-                    Ok(done) => all.extend(done),
-                    Err(error) => failed = failed.or(Some(error)),
-                }
-            }
-            failed.map_or(Ok(all), Err)
-        })?;
-        all.sort_unstable_by_key(|(number, _)| *number);
-        Ok(all.into_iter().map(|(_, content)| content).collect())
+        in_parallel(numbers, |number, Worker { packing, buffer }| {
+            let range = segment_range(number, self.image.size());
+            let parent = parent.get(&number);
+            let content = chunk_ranges(&range).enumerate().map(|(i, chunk)| {
+                let before = parent.and_then(|chunks| chunks.get(i));
+                self.image_chunk(&chunk, before, buffer, packing)
+            });
+            content.collect()
+        })
     }
 
     /// The id of one chunk of the image, which is stored now.
@@ -232,7 +195,7 @@ impl<'a> Archiver<'a> {
         let length = range.end - range.start;
         if let Some(before) = before
             && !self.may_differ(range)
-            && self.has(before)
+            && self.chunks.has(before)
         {
             self.session.count(length);
             return Ok(*before);
@@ -240,48 +203,17 @@ impl<'a> Archiver<'a> {
         self.session.go_on()?;
         if !touches(&self.image.allocated, range) {
             self.session.count(length);
-            return self.zeros(length, packing);
+            return self.chunks.zeros(length, packing);
         }
         buffer.clear();
         buffer.resize(usize::try_from(length).unwrap_or_default(), 0);
         self.read.fetch_add(self.image.read(range, buffer)?, Ordering::Relaxed);
         let id = match is_zero(buffer) {
-            true => self.zeros(length, packing),
-            false => self.chunk(buffer, packing),
+            true => self.chunks.zeros(length, packing),
+            false => self.chunks.chunk(buffer, packing),
         };
         self.session.count(length);
         id
-    }
-
-    fn zeros(&self, length: u64, packing: &mut Packing) -> Result<DataId> {
-        let mut zeros = self.zeros.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = zeros.get(&length) {
-            return Ok(*known);
-        }
-        let id = self.chunk(&vec![0; usize::try_from(length).unwrap_or_default()], packing)?;
-        zeros.insert(length, id);
-        Ok(id)
-    }
-
-    /// The id of these bytes, which are stored now.
-    fn chunk(&self, bytes: &[u8], packing: &mut Packing) -> Result<DataId> {
-        let digest = Digest::of(bytes);
-        let id = DataId::from(rustic_core::Id::try_from(digest)?);
-        if !self.has(&id) && self.packer.claim(Kind::Data, digest) {
-            self.packer.add(Kind::Data, digest, bytes, packing)?;
-        }
-        Ok(id)
-    }
-
-    fn tree(&self, nodes: Vec<Node>, packing: &mut Packing) -> Result<TreeId> {
-        let tree = Tree { nodes };
-        let (bytes, id) =
-            tree.serialize().map_err(|error| Error::internal("a directory").caused_by(error))?;
-        let digest = Digest::of(&bytes);
-        if self.indexed.get_index_entry(&id).is_err() && self.packer.claim(Kind::Tree, digest) {
-            self.packer.add(Kind::Tree, digest, &bytes, packing)?;
-        }
-        Ok(id)
     }
 }
 
@@ -291,6 +223,13 @@ fn directories(indexed: &Indexed, root: TreeId) -> Option<HashMap<String, TreeId
     let image = nodes.into_iter().find(|node| node.name == IMAGE)?.subtree?;
     let nodes = indexed.get_tree(&image).ok()?.nodes;
     nodes.into_iter().map(|node| Some((node.name, node.subtree?))).collect()
+}
+
+/// A file of the repository's own, of `size` bytes.
+pub(super) fn stored_file(name: &str, size: u64, content: Vec<DataId>) -> Node {
+    let mut node = node(name, NodeType::File, size);
+    node.content = Some(content);
+    node
 }
 
 /// A file or directory. All of them have the same times, so that trees are equal when their content is.

@@ -1,18 +1,20 @@
 //! Making backups, and reading what their snapshot files say.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
 use rustic_core::repofile::{SnapshotFile, SnapshotId, SnapshotSummary, StringList};
 use rustic_core::{FileType, jiff};
 
-use super::Repository;
 use super::archive::{Archiver, Parent};
 use super::image::Image;
 use super::lock::Access;
 use super::manifest::{Layout, Manifest};
-use super::restore::Indexed;
+use super::reading::Indexed;
 use super::session::Session;
+use super::upkeep::{names, recover};
+use super::{Opened, Repository};
 use crate::error::{Error, Result};
 use crate::failpoint::{self, BackendStep};
 use crate::id::{BackupId, SnapshotUuid};
@@ -66,8 +68,7 @@ impl Repository {
         let opened = self.open(&session)?;
         let cipher = self.cipher(&opened)?;
         let _lock = self.lock(&session, &opened, Access::Shared)?;
-        self.mend(&session, &opened)?;
-        let indexed = opened.to_indexed().map_err(|error| session.explain(&error))?;
+        let (indexed, index) = self.mended(&session)?;
         let base = match &job.base {
             Some(base) => {
                 parent(&session, &indexed, base.backup)?.map(|(id, file)| (id, file.tree))
@@ -87,19 +88,45 @@ impl Repository {
         summary.total_bytes_processed = job.image.size();
         summary.data_added_packed = archived.added;
         file.summary = Some(summary);
+        let backup = self.store_backup(&session, &opened, &index, file)?;
+        Ok(Stored { backup, read: archived.read })
+    }
+
+    /// Stores the snapshot file of which all else is stored: from then on there is the backup.
+    pub(super) fn store_backup(
+        &self,
+        session: &Session,
+        opened: &Opened,
+        index: &BTreeSet<String>,
+        mut file: SnapshotFile,
+    ) -> Result<Backup> {
+        let cipher = &self.cipher(opened)?;
         let json = serde_json::to_vec(&file)
             .map_err(|error| Error::internal("a snapshot file").caused_by(error))?;
-        let id = session.put_sealed(FileType::Snapshot.dirname(), &cipher, &json)?;
+        let id = session.put_snapshot(cipher, &json)?;
         failpoint::reached_blocking(BackendStep::RepositorySnapshot)?;
         file.id = SnapshotId::from(rustic_core::Id::try_from(id)?);
         let backup = read(&self.settings.name, &file)?
             .ok_or_else(|| Error::internal("a backup that was just made is not ours"))?;
-        Ok(Stored { backup, read: archived.read })
+        if let Err(error) = keep_in_index(session, opened, index) {
+            self.remove(backup.id)?.ignore();
+            return Err(error);
+        }
+        self.learn(&backup);
+        Ok(backup)
+    }
+}
+
+/// A prune that knew nothing of the backup may have taken away what it found in the index.
+fn keep_in_index(session: &Session, opened: &Opened, found: &BTreeSet<String>) -> Result<()> {
+    match found.is_subset(&names(session, FileType::Index)?) {
+        true => Ok(()),
+        false => recover(session, opened),
     }
 }
 
 /// The backup to make the difference to, if it is still there.
-fn parent(
+pub(super) fn parent(
     session: &Session,
     indexed: &Indexed,
     backup: BackupId,
@@ -120,7 +147,7 @@ pub(super) fn snapshot_id(session: &Session, backup: BackupId) -> Result<Snapsho
 }
 
 /// The snapshot file of a backup to be.
-fn describe(manifest: &Manifest, node: &str, scheduled: bool) -> Result<SnapshotFile> {
+pub(super) fn describe(manifest: &Manifest, node: &str, scheduled: bool) -> Result<SnapshotFile> {
     let (volume, cut) = (&manifest.volume, &manifest.snapshot);
     let mut tags = StringList::default();
     for tag in [

@@ -12,7 +12,9 @@ pub(super) const SEGMENT: u64 = 4 << 20;
 
 /// Bytes of a chunk, the unit that is read, compared and stored: the same in every repository that we make,
 /// because chunks of other sizes are never equal. Measured (`docs/benchmarks.md`).
-pub(super) const CHUNK: u64 = 512 << 10;
+pub(super) const CHUNK: u64 = STEP as u64;
+
+const STEP: usize = 512 << 10;
 
 /// Segments in one directory.
 pub(super) const FANOUT: u64 = 256;
@@ -54,8 +56,8 @@ pub(super) fn segment_range(segment: u64, size: u64) -> Range<u64> {
 
 /// The chunks of a segment.
 pub(super) fn chunk_ranges(segment: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
-    let end = segment.end;
-    (segment.start..end).step_by(CHUNK as usize).map(move |start| start..(start + CHUNK).min(end))
+    let Range { start, end } = *segment;
+    (start..end).step_by(STEP).map(move |start| start..(start + CHUNK).min(end))
 }
 
 /// An image to back up.

@@ -59,15 +59,15 @@ impl FromStr for Location {
     fn from_str(text: &str) -> Result<Self> {
         // What was written may hold a password, so it is not repeated.
         let wrong = |what: &str| Error::invalid(format!("the repository's url {what}")).hint(FORMS);
-        if text.contains('@') {
-            return Err(wrong("has an @: credentials have keys of their own"));
-        }
         if text.starts_with('/') {
             return Ok(Self::Directory(PathBuf::from(text)));
         }
         let (scheme, rest) = text
             .split_once(':')
             .ok_or_else(|| wrong("is no absolute path and names no service"))?;
+        if scheme != "file" && text.contains('@') {
+            return Err(wrong("has an @: credentials have keys of their own"));
+        }
         match scheme {
             "file" => {
                 let path = rest.strip_prefix("//").unwrap_or(rest);
@@ -148,6 +148,7 @@ mod tests {
     fn every_form_is_read_and_printed_the_same() {
         for text in [
             "/srv/backups",
+            "/mnt/@backups",
             "nfs://nas.internal/exports/backups",
             "s3:https://s3.eu-west-1.amazonaws.com/bucket/some/prefix",
             "s3:http://127.0.0.1:9000/bucket",

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::cipher::{Cipher, Digest};
+use super::session::Session;
 use super::store::Store;
 use crate::error::{ErrorKind, Result};
 
@@ -47,20 +48,29 @@ struct LockFile {
     gid: u32,
 }
 
-/// A lock that is held until this is dropped.
+/// A lock that is held until this is dropped, and with it the work that it is for is over.
 #[derive(Debug)]
 pub(super) struct Lock {
+    session: Arc<Session>,
+    /// Goes after the work has ended.
+    _file: Stored,
+}
+
+/// A lock's file, which goes with this.
+#[derive(Debug)]
+struct Stored {
     store: Arc<Store>,
     name: String,
 }
 
 impl Lock {
     pub(super) fn acquire(
-        store: &Arc<Store>,
+        session: &Arc<Session>,
         cipher: &Cipher,
         node: &str,
         access: Access,
     ) -> Result<Self> {
+        let store = session.store();
         refuse_if_locked(store, cipher, node, access, None)?;
         let file = LockFile {
             time: jiff::Timestamp::now().to_string(),
@@ -78,15 +88,22 @@ impl Lock {
         let name = format!("{LOCKS}/{digest}");
         own().insert(name.clone());
         // From here on its end removes it, stored or not.
-        let lock = Self { store: Arc::clone(store), name };
-        store.put(&lock.name, &[sealed.into()])?;
+        let stored = Stored { store: Arc::clone(store), name };
+        store.put(&stored.name, &[sealed.into()])?;
         // Two who looked at the same time see each other now.
         refuse_if_locked(store, cipher, node, access, Some(&digest))?;
-        Ok(lock)
+        session.rely_on(&stored.name);
+        Ok(Self { session: Arc::clone(session), _file: stored })
     }
 }
 
 impl Drop for Lock {
+    fn drop(&mut self) {
+        self.session.end();
+    }
+}
+
+impl Drop for Stored {
     fn drop(&mut self) {
         if let Err(error) = self.store.remove(&self.name) {
             tracing::warn!("{}", error.full_message());
@@ -103,14 +120,18 @@ fn refuse_if_locked(
     own: Option<&str>,
 ) -> Result<()> {
     for (digest, _) in store.list(LOCKS)? {
-        if Some(digest.as_str()) == own {
+        // What is being written by restic has another name until it is whole.
+        if Some(digest.as_str()) == own || digest.parse::<Digest>().is_err() {
             continue;
         }
         let name = format!("{LOCKS}/{digest}");
         // It may have gone since it was listed.
         let Some(sealed) = store.get(&name)? else { continue };
-        let plain = cipher.open(&sealed)?;
-        let Some(other) = read(&plain) else { continue };
+        let Some(other) = cipher.open(&sealed).ok().and_then(|plain| read(&plain)) else {
+            return Err(store
+                .error(ErrorKind::Corrupt, format_args!("{name} cannot be read"))
+                .hint("when nobody uses the repository, `restic unlock --remove-all` removes it"));
+        };
         if other.username == USER && other.hostname == node && !is_alive(&name, other.pid) {
             store.remove(&name)?;
             continue;

@@ -4,18 +4,21 @@
 //! `verify` leaves a note of each pack that it found damaged, and the next backup puts that in order before
 //! it begins. Nothing is deleted: a pack is moved aside, and what is whole in it is stored again first.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rustic_core::FileType;
-use rustic_core::repofile::{BlobType, IndexBlob, IndexFile, IndexPack};
+use rustic_core::repofile::{BlobType, IndexBlob, IndexFile, IndexId, IndexPack};
+use rustic_core::{FileType, RepairIndexOptions};
 
 use super::cipher::{Cipher, Digest};
 use super::pack::{Blob, Kind, Pack, PackEntry, Packing, store_index};
+use super::reading::Indexed;
 use super::session::{Session, object, pack_name};
-use super::{COMPRESSION, Opened, Repository};
-use crate::error::Result;
+use super::upkeep::names;
+use super::{COMPRESSION, Cache, Opened, Repository};
+use crate::error::{ErrorKind, Result};
 
 /// Notes of packs that were found damaged.
 const NOTES: &str = "holdfast/damaged";
@@ -23,25 +26,72 @@ const NOTES: &str = "holdfast/damaged";
 /// Packs that were set aside.
 const ASIDE: &str = "holdfast/aside";
 
+/// The note that an index file is damaged.
+pub(super) const INDEX: &str = "index";
+
 impl Repository {
-    /// Leaves a note that a pack is damaged.
-    pub(super) fn note_damage(&self, session: &Session, pack: &str) -> Result<()> {
-        session.store().put(&format!("{NOTES}/{pack}"), &[])
+    /// Leaves a note that a pack, or the [`INDEX`], is damaged.
+    pub(super) fn note_damage(&self, session: &Session, damaged: &str) -> Result<()> {
+        session.store().put(&format!("{NOTES}/{damaged}"), &[])
+    }
+
+    /// The repository with the index of all that it has, put in order, and the names of the index files that
+    /// told.
+    pub(super) fn mended(&self, session: &Arc<Session>) -> Result<(Indexed, BTreeSet<String>)> {
+        match self.mend_and_index(session) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.note_damage(session, INDEX)?;
+                self.mend_and_index(session)
+            }
+            other => other,
+        }
+    }
+
+    fn mend_and_index(&self, session: &Arc<Session>) -> Result<(Indexed, BTreeSet<String>)> {
+        let opened = self.open(session)?;
+        self.mend(session, &opened)?;
+        let names = names(session, FileType::Index)?;
+        let indexed = opened.to_indexed().map_err(|error| session.explain(&error))?;
+        Ok((indexed, names))
     }
 
     /// Puts in order what was noted.
-    pub(super) fn mend(&self, session: &Arc<Session>, opened: &Opened) -> Result<()> {
-        let notes = session.store().list(NOTES)?;
-        if notes.is_empty() {
-            return Ok(());
-        }
-        let cipher = self.cipher(opened)?;
-        for (pack, _) in notes {
+    fn mend(&self, session: &Arc<Session>, opened: &Opened) -> Result<()> {
+        self.mend_index(session)?;
+        for (pack, _) in session.store().list(NOTES)? {
             tracing::warn!(repository = %self.name(), pack, "setting a damaged pack aside");
-            set_aside(session, opened, &cipher, &pack)?;
+            set_aside(session, opened, &self.cipher(opened)?, &pack)?;
             session.store().remove(&format!("{NOTES}/{pack}"))?;
         }
         Ok(())
+    }
+
+    /// Makes the index anew, from what packs say of themselves, where it was noted as damaged. Until that is
+    /// done packs look as if nobody needed them.
+    pub(super) fn mend_index(&self, session: &Arc<Session>) -> Result<()> {
+        let (store, note) = (session.store(), format!("{NOTES}/{INDEX}"));
+        if store.size(&note)?.is_none() {
+            return Ok(());
+        }
+        // What is kept here of a damaged file may be whole.
+        let opened = self.open_with(session, Cache::Unused)?;
+        let ids: Vec<IndexId> = opened.list().map_err(|error| session.explain(&error))?.collect();
+        for id in ids {
+            let Err(error) = opened.get_file::<IndexFile>(&id) else { continue };
+            let error = session.explain(&error);
+            if error.kind() != ErrorKind::Corrupt {
+                return Err(error);
+            }
+            let name = object(FileType::Index, &id);
+            tracing::warn!(repository = %self.name(), name, "setting a damaged index aside");
+            if let Some(content) = store.get(&name)? {
+                store.put(&format!("{ASIDE}/{}", id.to_hex().as_str()), &[content])?;
+            }
+            store.remove(&name)?;
+        }
+        let options = RepairIndexOptions::default();
+        opened.repair_index(&options, false).map_err(|error| session.explain(&error))?;
+        store.remove(&note)
     }
 }
 

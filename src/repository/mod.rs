@@ -6,18 +6,24 @@
 
 mod archive;
 mod backup;
+mod chunks;
 mod cipher;
+mod errors;
+mod files;
 mod image;
 mod location;
 mod lock;
 mod manifest;
 mod mend;
+mod node;
 mod objects;
 mod pack;
+mod reading;
 mod restore;
 mod secret;
 mod session;
 mod store;
+mod tree;
 mod upkeep;
 mod verify;
 
@@ -25,6 +31,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use object_store::ObjectStore;
+use object_store::path::Path;
 use rustic_core::repofile::{MasterKey, SnapshotFile, SnapshotId};
 use rustic_core::{
     ConfigOptions, Credentials, KeyOptions, OpenStatus, RepositoryBackends, RepositoryOptions,
@@ -39,6 +47,7 @@ pub use objects::S3Settings;
 pub use restore::Target;
 pub use secret::{Secret, SecretSource};
 pub use store::Limits;
+pub use tree::TreeJob;
 pub use upkeep::{Prune, Pruned};
 pub use verify::Verified;
 
@@ -85,6 +94,13 @@ pub struct Repository {
     known: Mutex<HashMap<BackupId, Option<Arc<Backup>>>>,
 }
 
+/// Whether what is kept here of a repository that is far away may stand for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cache {
+    Used,
+    Unused,
+}
+
 type Opened = rustic_core::Repository<OpenStatus>;
 
 impl Repository {
@@ -97,6 +113,17 @@ impl Repository {
             key: Mutex::default(),
             known: Mutex::default(),
         }
+    }
+
+    /// The same over `objects`, in place of what the location names.
+    pub fn over(
+        settings: RepositorySettings,
+        runtime: Handle,
+        objects: Arc<dyn ObjectStore>,
+    ) -> Self {
+        let repository = Self::new(settings, runtime);
+        *lock(&repository.store) = Some(repository.store_of((objects, Path::default())));
+        repository
     }
 
     /// Its name here.
@@ -124,13 +151,15 @@ impl Repository {
             Location::Gcs { bucket, prefix } => objects::gcs(bucket, prefix),
             Location::Azure { container, prefix } => objects::azure(container, prefix),
         };
-        let place = settings.location.to_string();
-        let objects = objects.map_err(|error| self.context(error))?;
-        let runtime = self.runtime.clone();
-        let opened =
-            Arc::new(Store::new(settings.name.clone(), place, objects, runtime, settings.limits));
+        let opened = self.store_of(objects.map_err(|error| self.context(error))?);
         *store = Some(Arc::clone(&opened));
         Ok(opened)
+    }
+
+    fn store_of(&self, objects: (Arc<dyn ObjectStore>, Path)) -> Arc<Store> {
+        let settings = &self.settings;
+        let (name, place) = (settings.name.clone(), settings.location.to_string());
+        Arc::new(Store::new(name, place, objects, self.runtime.clone(), settings.limits))
     }
 
     fn context(&self, error: Error) -> Error {
@@ -141,9 +170,9 @@ impl Repository {
         Ok(Session::new(self.store()?, Arc::clone(progress)))
     }
 
-    fn closed(&self, session: &Arc<Session>) -> Result<rustic_core::Repository<()>> {
+    fn closed(&self, session: &Arc<Session>, cache: Cache) -> Result<rustic_core::Repository<()>> {
         let mut options = RepositoryOptions::default();
-        match self.settings.location.is_remote() {
+        match cache == Cache::Used && self.settings.location.is_remote() {
             true => options.cache_dir = Some(self.settings.cache.clone()),
             false => options.no_cache = true,
         }
@@ -152,9 +181,15 @@ impl Repository {
     }
 
     fn open(&self, session: &Arc<Session>) -> Result<Opened> {
-        let closed = self.closed(session)?;
+        self.open_with(session, Cache::Used)
+    }
+
+    fn open_with(&self, session: &Arc<Session>, cache: Cache) -> Result<Opened> {
+        let closed = self.closed(session, cache)?;
         let config = closed.config_id().map_err(|error| session.explain(&error))?;
         if config.is_none() {
+            // Of one object a service does not tell whether it or the bucket is missing.
+            session.store().list("keys")?;
             return Err(session
                 .store()
                 .error(ErrorKind::NotFound, "there is no repository there")
@@ -171,15 +206,7 @@ impl Repository {
         let opened = closed.open(&credentials).map_err(|error| session.explain(&error))?;
         let version = opened.config().version;
         if version != 2 {
-            return Err(session
-                .store()
-                .error(
-                    ErrorKind::Unsupported,
-                    format_args!(
-                        "it has version {version} of the format, and this version knows only 2"
-                    ),
-                )
-                .hint("`restic migrate upgrade_repo_v2` brings an older one to version 2"));
+            return Err(errors::other_version(session.store(), &version.to_string()));
         }
         *lock(&self.key) = Some(opened.key());
         Ok(opened)
@@ -189,12 +216,12 @@ impl Repository {
         Cipher::new(&opened.key()).map_err(|error| self.context(error))
     }
 
-    fn lock(&self, session: &Session, opened: &Opened, access: Access) -> Result<Lock> {
-        Lock::acquire(session.store(), &self.cipher(opened)?, &self.settings.node, access)
+    fn lock(&self, session: &Arc<Session>, opened: &Opened, access: Access) -> Result<Lock> {
+        Lock::acquire(session, &self.cipher(opened)?, &self.settings.node, access)
     }
 
     /// A lock for reading, without which a store that may only be read is read all the same.
-    fn lock_to_read(&self, session: &Session, opened: &Opened) -> Result<Option<Lock>> {
+    fn lock_to_read(&self, session: &Arc<Session>, opened: &Opened) -> Result<Option<Lock>> {
         match self.lock(session, opened, Access::Shared) {
             Ok(lock) => Ok(Some(lock)),
             Err(error)
@@ -224,12 +251,13 @@ impl Repository {
         }
         let password = self.settings.password.read().map_err(|error| self.context(error))?;
         let session = self.session(&Arc::default())?;
+        clear_half_made(session.store())?;
         let config = ConfigOptions::default()
             .set_version(2_u32)
             .set_chunker(rustic_core::repofile::Chunker::FixedSize)
             .set_chunk_size(bytesize::ByteSize(image::CHUNK))
             .set_compression(COMPRESSION);
-        self.closed(&session)?
+        self.closed(&session, Cache::Unused)?
             .init(
                 &Credentials::Password(password.reveal().to_owned()),
                 &KeyOptions::default(),
@@ -272,6 +300,15 @@ impl Repository {
         Ok(backups)
     }
 
+    /// The backups that were there when it was last asked, in no order. Asks nothing.
+    pub fn known(&self) -> Vec<Arc<Backup>> {
+        lock(&self.known).values().flatten().cloned().collect()
+    }
+
+    fn learn(&self, backup: &Backup) {
+        lock(&self.known).insert(backup.id, Some(Arc::new(backup.clone())));
+    }
+
     /// Bytes that its packs take.
     ///
     /// # Errors
@@ -295,6 +332,22 @@ impl Repository {
         lock(&self.known).remove(&id);
         Ok(Outcome::Changed)
     }
+}
+
+/// Removes the keys that an `init` which broke off has left. The password opens them too, but they are not
+/// the key of what is written later, and whoever takes one of them for it can read nothing.
+fn clear_half_made(store: &Store) -> Result<()> {
+    for directory in ["snapshots", "index"] {
+        if !store.list(directory)?.is_empty() {
+            return Err(store
+                .error(ErrorKind::Corrupt, "the repository has lost its file `config`")
+                .hint("put it back from a copy: without it nothing there can be read"));
+        }
+    }
+    for (key, _) in store.list("keys")? {
+        store.remove(&format!("keys/{key}"))?;
+    }
+    Ok(())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

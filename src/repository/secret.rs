@@ -34,6 +34,9 @@ pub enum SecretSource {
     File(PathBuf),
 }
 
+const HINT: &str = "write the password into its first line, and keep a copy elsewhere: without it nothing \
+                    that is backed up can be read";
+
 impl SecretSource {
     /// The secret.
     ///
@@ -45,11 +48,14 @@ impl SecretSource {
             Self::File(path) => {
                 let shown = path.display();
                 let text = std::fs::read_to_string(path).map_err(|error| {
-                    Error::io(format!("cannot read the password file {shown}"), error)
+                    Error::io(format!("cannot read the password file {shown}"), error).hint(HINT)
                 })?;
                 match text.lines().next() {
                     Some(line) if !line.is_empty() => Ok(Secret::new(line)),
-                    _ => Err(Error::invalid(format!("the password file {shown} is empty"))),
+                    _ => {
+                        Err(Error::invalid(format!("the password file {shown} is empty"))
+                            .hint(HINT))
+                    }
                 }
             }
         }

@@ -10,6 +10,7 @@ use rustic_core::{
 use tokio::task::JoinSet;
 
 use super::cipher::{Cipher, Digest};
+use super::errors::explain;
 use super::store::Store;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, BackendStep};
@@ -26,6 +27,7 @@ pub(super) struct Session {
     progress: Arc<Progress>,
     failure: Mutex<Option<Error>>,
     packs: Mutex<JoinSet<Result<()>>>,
+    lock: Mutex<Option<String>>,
 }
 
 impl Session {
@@ -35,6 +37,7 @@ impl Session {
             progress,
             failure: Mutex::new(None),
             packs: Mutex::new(JoinSet::new()),
+            lock: Mutex::new(None),
         })
     }
 
@@ -68,28 +71,61 @@ impl Session {
 
     /// Goes on unless something failed or the work was cancelled.
     pub(super) fn go_on(&self) -> Result<()> {
-        let failed = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        match failed.as_ref() {
-            Some(error) => Err(error.again()),
-            None => self.progress.go_on(),
-        }
+        self.failed()?;
+        self.progress.go_on()
     }
 
-    /// Waits until at most `left` packs are on their way.
+    fn failed(&self) -> Result<()> {
+        let failed = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.as_ref().map_or(Ok(()), |error| Err(error.again()))
+    }
+
+    /// Waits until at most `left` packs are on their way, all that came before being stored.
     pub(super) fn wait_for_packs(&self, left: usize) -> Result<()> {
         let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
         self.store.runtime().block_on(async {
             while packs.len() > left {
-                match packs.join_next().await {
-                    Some(Ok(result)) => result?,
+                let result = match packs.join_next().await {
+                    Some(Ok(result)) => result,
                     Some(Err(join)) => {
-                        return Err(Error::internal("a pack's upload broke off").caused_by(join));
+                        Err(Error::internal("a pack's upload broke off").caused_by(join))
                     }
                     None => break,
+                };
+                // Kept before anybody else can find that no pack is on its way: they would store an index
+                // that names this one.
+                if let Err(error) = result {
+                    self.fail(error);
                 }
             }
-            Ok(())
-        })
+        });
+        drop(packs);
+        self.failed()
+    }
+
+    /// Ends it: nothing is on its way any more when this returns, and nothing is stored later. The threads of
+    /// rustic_core may outlive what they worked for.
+    pub(super) fn end(&self) {
+        self.fail(Error::internal("this work on the repository is over"));
+        // Whoever it belonged to has the error already.
+        let _ = self.wait_for_packs(0);
+    }
+
+    /// From now on no backup counts without the lock of this name.
+    pub(super) fn rely_on(&self, lock: &str) {
+        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock.to_owned());
+    }
+
+    /// Somebody who took the lock away may have removed what the backup needs.
+    fn assert_locked(&self) -> Result<()> {
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match lock {
+            Some(lock) if self.store.size(&lock)?.is_none() => Err(self
+                .store
+                .error(ErrorKind::InUse, "somebody has removed the lock of this backup")
+                .hint("try again; `restic unlock` is not for locks whose owner is alive")),
+            _ => Ok(()),
+        }
     }
 
     /// Sends a pack on its way to the store. [`Session::wait_for_packs`] tells whether it got there.
@@ -102,6 +138,7 @@ impl Session {
         self.wait_for_packs(PACKS_AT_ONCE - 1)?;
         let (name, store) = (pack_name(id), Arc::clone(&self.store));
         let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+        self.failed()?;
         packs.spawn_blocking_on(
             move || {
                 store.put(&name, &content)?;
@@ -110,6 +147,13 @@ impl Session {
             self.store.runtime(),
         );
         Ok(())
+    }
+
+    /// Stores a snapshot file, once all that it needs is stored. Gives its name.
+    pub(super) fn put_snapshot(&self, cipher: &Cipher, json: &[u8]) -> Result<Digest> {
+        self.wait_for_packs(0)?;
+        self.assert_locked()?;
+        self.put_sealed(FileType::Snapshot.dirname(), cipher, json)
     }
 
     /// Stores a file that names packs, once those are stored. Gives its name.
@@ -134,6 +178,9 @@ impl Session {
         // What names packs is stored when they are.
         self.wait_for_packs(0)?;
         self.go_on()?;
+        if tpe == FileType::Snapshot {
+            self.assert_locked()?;
+        }
         self.store.put(&object(tpe, id), content.slice())
     }
 }
@@ -152,26 +199,6 @@ pub(super) fn object(tpe: FileType, id: &Id) -> String {
         FileType::Pack => pack_name(&hex.as_str()),
         other => format!("{}/{}", other.dirname(), hex.as_str()),
     }
-}
-
-/// What rustic_core's errors mean to us.
-fn explain(store: &Store, error: &RusticError) -> Error {
-    let text = error.display_log();
-    if error.is_incorrect_password() {
-        return store
-            .error(ErrorKind::Unsupported, "the password is wrong")
-            .hint("look at the repository's password or password_file in the configuration");
-    }
-    let kind = if text.contains("related to Unsupported")
-        || text.contains("version") && text.contains("unsupported")
-    {
-        ErrorKind::Unsupported
-    } else if text.contains("cryptography") || text.contains("not found in index") {
-        ErrorKind::Corrupt
-    } else {
-        ErrorKind::Internal
-    };
-    store.error(kind, text.trim_start_matches("Error: "))
 }
 
 /// [`Session`] as rustic_core holds it.
@@ -200,7 +227,15 @@ impl ReadBackend for Objects {
     fn read_full(&self, tpe: FileType, id: &Id) -> RusticResult<Bytes> {
         let name = object(tpe, id);
         let found = self.0.kept(self.0.store.get(&name))?;
-        let missing = || self.0.store.error(ErrorKind::Corrupt, format_args!("{name} is missing"));
+        let missing = || match tpe {
+            // It was in a list a moment ago.
+            FileType::Index | FileType::Snapshot => self
+                .0
+                .store
+                .error(ErrorKind::Unavailable, format_args!("{name} was removed meanwhile"))
+                .hint("another host is at work there: try again"),
+            _ => self.0.store.error(ErrorKind::Corrupt, format_args!("{name} is missing")),
+        };
         self.0.kept(found.ok_or_else(missing))
     }
 

@@ -100,14 +100,22 @@ impl Store {
     /// `length` bytes of an object.
     pub(super) fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Bytes> {
         let path = self.path(name);
-        let bytes =
-            self.repeated("read", name, || self.objects.get_range(&path, offset..offset + length))?;
+        let end = offset + length;
+        let read = || async {
+            match self.objects.get_range(&path, offset..end).await {
+                Ok(bytes) => Ok(Some(bytes)),
+                // Each service has its own error for a range beyond the end.
+                Err(error) => match self.objects.head(&path).await {
+                    Ok(meta) if meta.size < end => Ok(None),
+                    _ => Err(error),
+                },
+            }
+        };
+        let bytes = self.repeated("read", name, read)?.filter(|bytes| bytes.len() as u64 == length);
+        let bytes = bytes.ok_or_else(|| {
+            self.error(ErrorKind::Corrupt, format!("{name} is shorter than it should be"))
+        })?;
         self.pace(self.download.as_ref(), bytes.len());
-        if bytes.len() as u64 != length {
-            return Err(
-                self.error(ErrorKind::Corrupt, format!("{name} is shorter than it should be"))
-            );
-        }
         Ok(bytes)
     }
 
@@ -217,6 +225,8 @@ impl Store {
                 ErrorKind::Unsupported
             }
             Store::InvalidPath { .. } | Store::UnknownConfigurationKey { .. } => ErrorKind::Invalid,
+            other if is_missing_bucket(other) => ErrorKind::NotFound,
+            other if is_refused(other) => ErrorKind::Unsupported,
             other => match io_cause(other) {
                 Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => {
                     ErrorKind::OutOfSpace
@@ -233,7 +243,7 @@ impl Store {
 
     fn explain(&self, verb: &str, name: &str, error: object_store::Error) -> Error {
         let kind = self.kind(&error);
-        let missing = matches!(&error, object_store::Error::NotFound { source, .. } if is_missing_bucket(&**source));
+        let missing = is_missing_bucket(&error);
         let explained = self.error(kind, format_args!("cannot {verb} {name}")).caused_by(error);
         match kind {
             _ if missing => explained.hint("there is no such bucket: make it, or mend the repository's url"),
@@ -251,15 +261,20 @@ impl Store {
 
 /// Whether an object is not found because all of them are not.
 fn is_missing_bucket(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut text = String::new();
-    let mut at = Some(error);
-    while let Some(error) = at {
-        text.push_str(&error.to_string());
-        at = error.source();
-    }
-    ["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"]
-        .iter()
-        .any(|code| text.contains(code))
+    says(error, &["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"])
+}
+
+/// Whether a list is refused, for which there is no error of its own.
+fn is_refused(error: &(dyn std::error::Error + 'static)) -> bool {
+    says(error, &["403 Forbidden", "401 Unauthorized"])
+}
+
+fn says(error: &(dyn std::error::Error + 'static), words: &[&str]) -> bool {
+    let mut at = std::iter::successors(Some(error), |error| error.source());
+    at.any(|error| {
+        let text = error.to_string();
+        words.iter().any(|words| text.contains(words))
+    })
 }
 
 /// The operating system's reason, if that is the cause.
@@ -308,7 +323,9 @@ pub(super) fn directory(path: &FilePath) -> Result<(Arc<dyn ObjectStore>, Path)>
             .try_exists()
         {
             Ok(false) => {
-                Error::not_found(format!("there is no directory {shown}")).caused_by(error)
+                Error::not_found(format!("there is no directory {shown}")).caused_by(error).hint(
+                    "mount what belongs there; if it is to be a new repository, `holdfast repository init` makes it",
+                )
             }
             _ => {
                 Error::unsupported(format!("the directory {shown} cannot be used")).caused_by(error)

@@ -1,12 +1,15 @@
 //! Checking a repository as a whole, and giving back the room of what no backup needs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use rustic_core::{CheckOptions, LimitOption, PruneOptions, jiff};
+use rustic_core::jiff::Span;
+use rustic_core::{CheckOptions, FileType, LimitOption, Open, PruneOptions};
 use serde::{Deserialize, Serialize};
 
 use super::Repository;
 use super::lock::Access;
+use super::session::Session;
 use crate::error::{ErrorKind, Result};
 use crate::model::Progress;
 
@@ -51,12 +54,16 @@ impl Repository {
             Prune::Mark => Some(self.lock(&session, &opened, Access::Shared)?),
             Prune::Now => Some(self.lock(&session, &opened, Access::Exclusive)?),
         };
+        if how != Prune::Plan {
+            self.mend_index(&session)?;
+        }
         let mut options = PruneOptions::default();
         options.instant_delete = how == Prune::Now;
         if how == Prune::Now {
-            options.keep_delete = jiff::Span::new();
+            options.keep_delete = Span::new();
         }
         options.max_repack = LimitOption::Unlimited;
+        let before = names(&session, FileType::Snapshot)?;
         let plan = opened.prune_plan(&options).map_err(|error| session.explain(&error))?;
         let (size, marked) = (plan.stats.size_sum(), plan.stats.size_to_delete);
         let unneeded = size.remove + size.repackrm + plan.stats.size_unref;
@@ -70,6 +77,10 @@ impl Repository {
         if how != Prune::Plan {
             session.go_on()?;
             opened.prune(&options, plan).map_err(|error| session.explain(&error))?;
+        }
+        let now = names(&session, FileType::Snapshot)?;
+        if how == Prune::Mark && !now.is_subset(&before) {
+            recover(&session, &opened)?;
         }
         Ok(done)
     }
@@ -97,4 +108,24 @@ impl Repository {
             },
         }
     }
+}
+
+/// The names of all files of a type.
+pub(super) fn names(session: &Session, tpe: FileType) -> Result<BTreeSet<String>> {
+    let listed = session.store().list(tpe.dirname())?;
+    Ok(listed.into_iter().map(|(name, _)| name).collect())
+}
+
+/// Takes back into the index what a prune took out of it and a backup needs that was made meanwhile. Of the
+/// two, whichever is done last sees the other and does this.
+pub(super) fn recover<S: Open>(
+    session: &Session,
+    repository: &rustic_core::Repository<S>,
+) -> Result<()> {
+    let mut options = PruneOptions::default();
+    options.max_repack = LimitOption::Size(bytesize::ByteSize(0));
+    options.keep_pack = Span::new().years(100);
+    options.keep_delete = Span::new().years(100);
+    let plan = repository.prune_plan(&options).map_err(|error| session.explain(&error))?;
+    repository.prune(&options, plan).map_err(|error| session.explain(&error))
 }

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Repository;
-use super::restore::{Fault, Reading};
-use crate::error::Result;
+use super::mend::INDEX;
+use super::reading::{Fault, Reading};
+use super::session::Session;
+use super::{Cache, Repository};
+use crate::error::{ErrorKind, Result};
 use crate::id::BackupId;
 use crate::model::Progress;
 
@@ -21,7 +23,7 @@ pub struct Verified {
 #[derive(Debug, Default)]
 struct Found {
     verified: Verified,
-    packs: BTreeSet<String>,
+    notes: BTreeSet<String>,
 }
 
 impl Found {
@@ -29,8 +31,8 @@ impl Found {
     fn note(&mut self, fault: Fault) -> Result<()> {
         match fault {
             Fault::Unknown(error) => Err(error),
-            Fault::Damage { pack, text } => {
-                self.packs.extend(pack);
+            Fault::Damage { note, text } => {
+                self.notes.extend(note);
                 self.verified.damage.push(text);
                 Ok(())
             }
@@ -46,35 +48,45 @@ impl Repository {
     /// `NotFound` if there is no such backup; the repository cannot be reached; `Cancelled`. Damage is no
     /// error, but what is told.
     pub fn verify(&self, id: BackupId, progress: &Arc<Progress>) -> Result<Verified> {
-        let reading = Reading::new(self, id, progress)?;
+        // What is kept here is not what the repository has.
+        let reading = match Reading::new(self, id, Cache::Unused, progress) {
+            Ok(reading) => reading,
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.note(&*self.session(progress)?, INDEX);
+                return Ok(Verified { bytes: 0, damage: vec![error.full_message()] });
+            }
+            Err(error) => return Err(error),
+        };
+        let mut content = reading.content();
+        progress.add_total(content.size);
         let found = Mutex::new(Found::default());
         let lock = || found.lock().unwrap_or_else(PoisonError::into_inner);
-        let runs = reading.manifest().and_then(|manifest| {
-            let size = manifest.image_size()?;
-            progress.add_total(size);
-            reading.runs(size)
-        });
-        match runs {
-            Ok(runs) => reading.each(&runs, |chunk, data| {
-                match data {
-                    Ok(data) => {
-                        progress.add(chunk.bytes(data));
-                        lock().verified.bytes += chunk.bytes(data);
-                    }
-                    Err(fault) => lock().note(fault)?,
-                }
-                Ok(())
-            })?,
-            Err(fault) => lock().note(fault)?,
+        let faults = std::mem::take(&mut content.faults);
+        for fault in reading.manifest().err().into_iter().chain(faults) {
+            lock().note(fault)?;
         }
-        let Found { mut verified, packs } =
+        reading.each(&content, |chunk, data| {
+            match data {
+                Ok(data) => {
+                    progress.add(chunk.bytes(data));
+                    lock().verified.bytes += chunk.bytes(data);
+                }
+                Err(fault) => lock().note(fault)?,
+            }
+            Ok(())
+        })?;
+        let Found { mut verified, notes } =
             found.into_inner().unwrap_or_else(PoisonError::into_inner);
         verified.damage.sort();
-        for pack in packs {
-            if let Err(error) = self.note_damage(&reading.session, &pack) {
-                tracing::warn!("the next backup cannot mend this: {}", error.full_message());
-            }
+        for damaged in notes {
+            self.note(&reading.session, &damaged);
         }
         Ok(verified)
+    }
+
+    fn note(&self, session: &Session, damaged: &str) {
+        if let Err(error) = self.note_damage(session, damaged) {
+            tracing::warn!("the next backup cannot mend this: {}", error.full_message());
+        }
     }
 }

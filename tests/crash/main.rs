@@ -101,7 +101,6 @@ kill_at_every_step! {
     undelete_survives_a_kill_at_every_step => "undelete",
     mount_of_a_read_only_volume_survives_a_kill_at_every_step => "mount-read-only",
     schedule_survives_a_kill_at_every_step => "schedule",
-    #[ignore = "the configuration has no hooks yet"]
     snapshot_with_a_hook_survives_a_kill_at_every_step => "snapshot-hook",
     backup_survives_a_kill_at_every_step => "backup",
     restore_of_a_backup_survives_a_kill_at_every_step => "restore-backup",

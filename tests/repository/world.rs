@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
+use crate::faulty::Faulty;
 use holdfast::backend::SnapshotImage;
 use holdfast::id::{BackupId, Generation, SnapshotUuid, VolumeUuid};
 use holdfast::model::{Backup, Content, Progress, Snapshot, SnapshotOrigin, Volume, VolumeState};
@@ -18,12 +19,19 @@ use holdfast::repository::{
 };
 use holdfast::units::ByteSize;
 
+/// The unit in which images are stored.
+pub(crate) const CHUNK: usize = 512 << 10;
+
 pub(crate) const PASSWORD: &str = "the test's own secret";
+
+/// Tells a child where the repository is.
+const CHILD: &str = "HOLDFAST_TEST_REPOSITORY";
 
 /// A repository in a directory that goes away with the test.
 pub(crate) struct World {
     runtime: tokio::runtime::Runtime,
     place: tempfile::TempDir,
+    s3: S3Settings,
     pub(crate) repository: Repository,
 }
 
@@ -53,25 +61,58 @@ impl World {
             password: SecretSource::Given(Secret::new(PASSWORD)),
             cache: place.path().join("cache"),
             limits: Limits { upload: None, download: None, connections: 8 },
-            s3,
+            s3: s3.clone(),
         };
         let repository = Repository::new(settings, runtime.handle().clone());
-        Self { runtime, place, repository }
+        Self { runtime, place, s3, repository }
+    }
+
+    /// A repository over a store that does as it is told.
+    pub(crate) fn faulty() -> (Self, Faulty) {
+        let mut world = Self::new();
+        let store = Faulty::new(&world.directory());
+        world.repository = world.over(&store, "node-1");
+        (world, store)
+    }
+
+    /// The repository for a host that reaches it through `store`.
+    pub(crate) fn over(&self, store: &Faulty, node: &str) -> Repository {
+        let mut settings = self.settings();
+        settings.node = node.to_owned();
+        Repository::over(settings, self.runtime.handle().clone(), Arc::new(store.clone()))
     }
 
     /// The same repository for another host.
     pub(crate) fn other(&self, change: impl FnOnce(&mut RepositorySettings)) -> Repository {
-        let mut settings = RepositorySettings {
+        let mut settings = self.settings();
+        change(&mut settings);
+        Repository::new(settings, self.runtime.handle().clone())
+    }
+
+    fn settings(&self) -> RepositorySettings {
+        RepositorySettings {
             name: "main".parse().unwrap(),
             node: "node-1".to_owned(),
             location: self.repository.location().clone(),
             password: SecretSource::Given(Secret::new(PASSWORD)),
             cache: self.path().join("other-cache"),
             limits: Limits { upload: None, download: None, connections: 8 },
-            s3: S3Settings::default(),
-        };
-        change(&mut settings);
-        Repository::new(settings, self.runtime.handle().clone())
+            s3: self.s3.clone(),
+        }
+    }
+
+    /// The repository of a test that runs this test binary again.
+    pub(crate) fn in_child() -> Self {
+        let directory = std::env::var_os(CHILD).expect("run by another test");
+        let place = tempfile::tempdir().unwrap();
+        Self::at(place, Location::Directory(directory.into()), S3Settings::default())
+    }
+
+    /// Runs an ignored test of this binary in a process of its own, which uses this repository.
+    pub(crate) fn child(&self, test: &str) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--ignored", "--exact", "--nocapture", test]).env(CHILD, self.directory());
+        command
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -82,11 +123,13 @@ impl World {
         self.path().join("repository")
     }
 
-    fn restic_command(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn restic_command(&self, arguments: &[&str]) -> Output {
         Command::new("restic")
             .args(arguments)
             .arg("--no-cache")
-            .env("RESTIC_REPOSITORY", self.directory())
+            .env("RESTIC_REPOSITORY", self.repository.location().to_string())
+            .env("AWS_ACCESS_KEY_ID", "key")
+            .env("AWS_SECRET_ACCESS_KEY", "secret")
             .env("RESTIC_PASSWORD", PASSWORD)
             .output()
             .expect("restic is installed")
@@ -110,6 +153,41 @@ impl World {
         assert!(said.contains("no errors were found"), "{said}");
     }
 
+    /// The repository is sound, and has these backups and no others, byte for byte as they were.
+    pub(crate) fn assert_has(&self, backups: &[(&Backup, &Cut)]) {
+        self.assert_sound();
+        let there = self.other(|_| {}).backups().unwrap();
+        assert_eq!(there.len(), backups.len(), "{there:?}");
+        for (backup, cut) in backups {
+            assert!(there.iter().any(|one| one.id == backup.id), "{} is gone", backup.id);
+            assert!(self.restored(backup) == cut.content, "{} differs", backup.id);
+        }
+    }
+
+    /// What the index says of packs, as restic reads it.
+    pub(crate) fn packs(&self) -> Vec<Pack> {
+        let mut packs = Vec::new();
+        for id in self.restic(&["list", "index"]).lines() {
+            let index: serde_json::Value =
+                serde_json::from_str(&self.restic(&["cat", "index", id])).unwrap();
+            for pack in index["packs"].as_array().unwrap() {
+                let id = pack["id"].as_str().unwrap().to_owned();
+                let blobs = pack["blobs"].as_array().unwrap().iter().map(|blob| Blob {
+                    id: blob["id"].as_str().unwrap().to_owned(),
+                    offset: blob["offset"].as_u64().unwrap(),
+                    plain: blob["uncompressed_length"].as_u64().unwrap_or(0),
+                });
+                packs.push(Pack {
+                    path: self.directory().join("data").join(&id[..2]).join(&id),
+                    tree: pack["blobs"][0]["type"] == "tree",
+                    blobs: blobs.collect(),
+                    id,
+                });
+            }
+        }
+        packs
+    }
+
     /// The image of a backup as plain restic gives it.
     pub(crate) fn restored_by_restic(&self, id: BackupId) -> Vec<u8> {
         let target = self.path().join(format!("restic-{}", id.short()));
@@ -121,6 +199,11 @@ impl World {
         output.stdout
     }
 
+    pub(crate) fn restore_error(&self, backup: &Backup) -> holdfast::error::Error {
+        let target = Target { file: tempfile::tempfile_in(self.path()).unwrap(), blank: true };
+        self.repository.restore_image(backup.id, &target, &progress()).unwrap_err()
+    }
+
     /// The image of a backup as we give it, on a device that held something else before.
     pub(crate) fn restored(&self, backup: &Backup) -> Vec<u8> {
         let size = usize::try_from(backup.size.unwrap().bytes()).unwrap();
@@ -130,6 +213,32 @@ impl World {
         self.repository.restore_image(backup.id, &target, &Arc::default()).unwrap();
         read(&target.file, size)
     }
+}
+
+/// A pack of the repository.
+#[derive(Debug)]
+pub(crate) struct Pack {
+    pub(crate) id: String,
+    pub(crate) path: PathBuf,
+    pub(crate) tree: bool,
+    pub(crate) blobs: Vec<Blob>,
+}
+
+/// A chunk or tree in a pack.
+#[derive(Debug)]
+pub(crate) struct Blob {
+    pub(crate) id: String,
+    pub(crate) offset: u64,
+    /// Bytes before compression.
+    pub(crate) plain: u64,
+}
+
+/// Turns one bit.
+pub(crate) fn flip(path: &Path, at: u64) {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
 }
 
 pub(crate) fn read(file: &File, size: usize) -> Vec<u8> {
@@ -224,7 +333,6 @@ impl Cut {
         });
         ImageJob {
             manifest: self.manifest.clone(),
-
             image: Image {
                 content: SnapshotImage::lasting(
                     self.file.try_clone().unwrap(),
@@ -261,4 +369,31 @@ fn differing(old: &[u8], new: &[u8]) -> Vec<Range<u64>> {
 
 pub(crate) fn progress() -> Arc<Progress> {
     Arc::default()
+}
+
+/// A mount that ends with this.
+pub(crate) struct Mounted(PathBuf);
+
+impl Mounted {
+    pub(crate) fn tmpfs(at: &Path, options: &str) -> Self {
+        std::fs::create_dir_all(at).unwrap();
+        run("mount", &["-t", "tmpfs", "-o", options, "tmpfs", at.to_str().unwrap()]);
+        Self(at.to_owned())
+    }
+
+    pub(crate) fn remount(&self, options: &str) {
+        let options = format!("remount,{options}");
+        run("mount", &["-o", &options, self.0.to_str().unwrap()]);
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {output:?}");
 }

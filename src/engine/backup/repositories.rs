@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
 use super::super::Engine;
 use super::super::view::{BackupDetails, ErrorView, RepositoryState, RepositoryView};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{BackupRef, SnapshotUuid};
+use crate::id::{BackupRef, SnapshotUuid, VolumeUuid};
 use crate::model::{Backup, Volume};
 use crate::name::{RepositoryName, VolumeName};
 use crate::repository::{Layout, Repository};
@@ -95,6 +96,16 @@ impl Repositories {
         }
     }
 
+    /// When the newest backups of volumes were made, as far as that is known without asking.
+    pub(in super::super) fn last_backups(&self) -> HashMap<VolumeUuid, Timestamp> {
+        let mut last = HashMap::new();
+        for backup in self.all.values().flat_map(|repository| repository.known()) {
+            let newest = last.entry(backup.uuid).or_insert(backup.created);
+            *newest = backup.created.max(*newest);
+        }
+        last
+    }
+
     /// Keeps a snapshot from being deleted.
     pub(super) fn hold(&self, snapshot: SnapshotUuid) -> ReadHold {
         *self.read.lock().unwrap_or_else(PoisonError::into_inner).entry(snapshot).or_default() += 1;
@@ -133,6 +144,17 @@ async fn answer<T: Send + 'static>(
 }
 
 impl Engine {
+    /// Finds out in the background what is in the repositories, so that the newest backups can be told.
+    pub(in super::super) fn look_into_repositories(&self) {
+        for repository in self.inner.config.repositories.all.values().cloned() {
+            tokio::spawn(async move {
+                if let Err(error) = answer(&repository, Repository::backups).await {
+                    tracing::debug!("{}", error.full_message());
+                }
+            });
+        }
+    }
+
     /// A snapshot of the volume that a backup reads now keeps it from being deleted.
     pub(in super::super) fn refuse_if_read(
         &self,

@@ -123,6 +123,9 @@ impl Engine {
             let name = backend.name();
             return Err(Error::unsupported(format!("the backend {name} has no snapshots")));
         }
+        if schedule.backup.is_some() {
+            self.inner.config.repositories.get(schedule.repository.as_ref())?;
+        }
         match &schedule.hook {
             Some(hook) => self.hook(hook).map(drop),
             None => Ok(()),

@@ -24,8 +24,11 @@ use crate::backend::fault::FaultyBackend;
 use crate::backend::sim::{SimBackend, SimHost, SimWorld};
 use crate::id::MountId;
 use crate::model::{Holder, Outcome};
-use crate::name::SnapshotRef;
+use crate::name::{RepositoryName, SnapshotRef};
 use crate::options::VolumeOptions;
+use crate::repository::{
+    Limits, Location, Repository, RepositorySettings, S3Settings, Secret, SecretSource,
+};
 
 /// A clock that a test moves.
 #[derive(Debug, Default)]
@@ -78,6 +81,22 @@ impl World {
         }
     }
 
+    /// One that nobody has made.
+    fn repositories(&self) -> Repositories {
+        let name: RepositoryName = "main".parse().unwrap();
+        let settings = RepositorySettings {
+            name: name.clone(),
+            node: "node-1".to_owned(),
+            location: Location::Directory(self.directory.path().join("repository")),
+            password: SecretSource::Given(Secret::new("secret")),
+            cache: self.directory.path().join("cache"),
+            limits: Limits { upload: None, download: None, connections: 1 },
+            s3: S3Settings::default(),
+        };
+        let repository = Repository::new(settings, tokio::runtime::Handle::current());
+        Repositories::new(vec![repository], Some(name), 1)
+    }
+
     fn mounts(&self) -> PathBuf {
         self.directory.path().join("mounts")
     }
@@ -104,7 +123,7 @@ impl World {
             mount_grace: Duration::from_secs(130),
             freeze_limit: Duration::from_secs(10),
             hooks: hooks::configured(),
-            repositories: Repositories::new(vec![], None, 1),
+            repositories: self.repositories(),
         };
         let environment = Environment {
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,

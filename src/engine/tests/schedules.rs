@@ -195,7 +195,7 @@ async fn a_backup_that_fails_delays_no_snapshot() {
     engine.make("db", &[]).await.unwrap();
     let schedule = Schedule {
         backup: Some("1h".parse().unwrap()),
-        repository: Some("nowhere".parse().unwrap()),
+        repository: Some("main".parse().unwrap()),
         ..every("1h", "3")
     };
     engine.schedule("db", schedule).await.unwrap();
