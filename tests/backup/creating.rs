@@ -2,11 +2,10 @@
 
 use serde_json::json;
 
+use crate::common::cli::Cli;
 use crate::common::host::Host;
 use crate::common::repository::{PASSWORD, backups};
-use crate::{
-    back_up, begin, create, operation, put_on_xfs, snapshots, start, start_with, text, write,
-};
+use crate::{back_up, begin, create, put_on_xfs, snapshots, start, start_with, text, write};
 
 const MIB: u64 = 1 << 20;
 
@@ -30,10 +29,12 @@ fn a_named_snapshot_is_what_is_stored() {
     repository.assert_sound();
 }
 
-/// What an operation says that it has read.
-fn read(report: &serde_json::Value) -> u64 {
-    let text = report[0].as_str().unwrap_or_else(|| panic!("{report}"));
-    let (before, _) = text.split_once(" bytes read").unwrap();
+/// The bytes that were read for a backup, as its operation reports.
+fn read(cli: &Cli, id: &str) -> u64 {
+    let all = cli.ok(&["operation", "ls"]).json();
+    let reports = all.as_array().unwrap().iter().filter_map(|one| one["report"][0].as_str());
+    let told = reports.filter(|text| text.contains(&id[..8])).collect::<Vec<_>>();
+    let (before, _) = told[0].split_once(" bytes read").unwrap();
     before.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
@@ -46,26 +47,30 @@ fn where_snapshots_are_free_one_stays_and_only_changes_are_read() {
     create(&daemon, "data", "first");
     let large = daemon.plugin().path("data").unwrap() + "/large";
     host.run("dd", &["if=/dev/urandom", &format!("of={large}"), "bs=1M", "count=32", "conv=fsync"]);
-    let mut all_read = Vec::new();
-    let mut kept = Vec::new();
+    let (mut all_read, mut ids) = (Vec::new(), Vec::new());
     for content in ["first", "second", "third"] {
         write(&daemon, "data", content);
-        let id = begin(&cli, &["backup", "create", "data"]);
-        cli.ok(&["operation", "watch", &id]);
-        all_read.push(read(&operation(&cli, &id)["report"]));
-        kept.extend(snapshots(&cli, "data"));
-        assert_eq!(kept.len(), all_read.len(), "one stays: {kept:?}");
+        let id = back_up(&cli, "data");
+        all_read.push(read(&cli, &id));
+        let stored = cli.ok(&["backup", "inspect", &id]).json()["snapshot"].clone();
+        assert_eq!(snapshots(&cli, "data"), [stored.as_str().unwrap()], "the last one's stays");
+        ids.push(id);
     }
     assert!(all_read[0] >= 32 * MIB, "{all_read:?}");
     assert!(all_read[1..].iter().all(|read| (1..8 * MIB).contains(read)), "{all_read:?}");
-    kept.dedup();
-    assert_eq!(kept.len(), 3, "each time that of the last backup");
-    for (id, content) in backups(&cli).iter().zip(["first", "second", "third"]) {
+    for (id, content) in ids.iter().zip(["first", "second", "third"]) {
         cli.ok(&["backup", "restore", id, "copy"]);
         assert_eq!(text(&daemon, "copy"), content);
         daemon.plugin().remove("copy").unwrap();
     }
     repository.assert_sound();
+
+    // That of a backup that is removed is of no use any more.
+    for id in &ids {
+        cli.ok(&["backup", "rm", id]);
+    }
+    back_up(&cli, "data");
+    assert_eq!(snapshots(&cli, "data").len(), 1);
 }
 
 #[test]

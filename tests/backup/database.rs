@@ -12,7 +12,7 @@ use crate::back_up;
 use crate::common::daemon::{Daemon, Launch};
 use crate::common::engine::Engine;
 use crate::common::host::{Host, checked};
-use crate::common::repository::{Repository, backups};
+use crate::common::repository::Repository;
 use crate::common::wait;
 
 const DATA: &str = "/var/lib/postgresql/data";
@@ -138,7 +138,7 @@ fn a_database_survives_a_bad_upgrade_and_the_loss_of_its_host() {
 
     // It writes all the time, one committed row after the other.
     let (committed, over) = (AtomicU64::new(1000), AtomicBool::new(false));
-    let at_least = thread::scope(|scope| {
+    let (at_least, while_it_wrote) = thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 let next = committed.load(Ordering::Relaxed) + 1;
@@ -154,18 +154,17 @@ fn a_database_survives_a_bad_upgrade_and_the_loss_of_its_host() {
         let goes_on = wait::try_until(|| (committed() > after).then_some(()));
         over.store(true, Ordering::Relaxed);
         assert_eq!((made.code, goes_on), (0, Some(())), "{made:?}");
-        before
+        (before, made.json()["backup"]["id"].as_str().unwrap().to_owned())
     });
     let at_most = committed.load(Ordering::Relaxed);
     stop(&engine);
-    back_up(&cli, "pgdata");
+    let last = back_up(&cli, "pgdata");
     drop((engine, daemon));
     drop(host);
 
     let (daemon, engine) = start(&other, &repository);
-    let found = backups(&daemon.cli());
-    for (id, volume) in found.iter().zip(["while-it-wrote", "pgdata"]) {
-        daemon.cli().ok(&["backup", "restore", id, volume]);
+    for (id, volume) in [(while_it_wrote, "while-it-wrote"), (last, "pgdata")] {
+        daemon.cli().ok(&["backup", "restore", &id, volume]);
         run(&engine, volume);
         let rows = rows(&engine);
         match volume {

@@ -87,11 +87,12 @@ fn others_change_the_volume_and_others_but_its_snapshot_stays() {
     }
     let removed = plugin.remove("data").unwrap_err();
     assert!(removed.contains("a backup of volume data is being made"), "{removed}");
-    assert_runs(&cli, &id);
     cli.ok(&["snapshot", "rm", "data@during"]);
+    cli.ok(&["volume", "rename", "data", "renamed"]);
+    assert_runs(&cli, &id);
     cli.ok(&["operation", "watch", &id]);
-    assert_eq!(snapshots(&cli, "data"), Vec::<String>::new());
-    plugin.remove("data").unwrap();
+    assert_eq!(snapshots(&cli, "renamed"), Vec::<String>::new());
+    plugin.remove("renamed").unwrap();
     cli.ok(&["backup", "restore", &backups(&cli)[0], "data"]);
     assert_eq!(text(&daemon, "data"), "kept");
 }
@@ -108,6 +109,26 @@ fn a_cancelled_backup_leaves_nothing() {
     assert_eq!(backups(&cli), Vec::<String>::new());
     assert_eq!(snapshots(&cli, "data"), Vec::<String>::new());
     repository.assert_sound();
+}
+
+#[test]
+fn a_backup_that_waits_for_its_turn_is_cancelled_at_once() {
+    let host = Host::new();
+    let delay = format!("repository.pack=delay:{}", ON_ITS_WAY.as_millis());
+    let (daemon, repository) = start_with(&host, |launch| {
+        launch.failpoint(&delay).env("HOLDFAST_BACKUP_CONCURRENCY", "1")
+    });
+    let cli = daemon.cli();
+    create(&daemon, "first", "kept");
+    create(&daemon, "second", "kept");
+    let first = begin_backup(&cli, &repository, "first");
+    let second = begin(&cli, &["backup", "create", "second"]);
+    wait::until_true("its snapshot is cut", || !snapshots(&cli, "second").is_empty());
+    cancel(&cli, &second);
+    assert_runs(&cli, &first);
+    assert_eq!(snapshots(&cli, "second"), Vec::<String>::new());
+    cli.ok(&["operation", "watch", &first]);
+    assert_eq!(backups(&cli).len(), 1);
 }
 
 #[test]

@@ -7,7 +7,11 @@ mod repositories;
 mod restore;
 
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::change::{LONG_PATIENCE, Work};
 use super::view::{PruneReport, RepositoryCheck, Verification, VerifiedBackup};
@@ -24,6 +28,9 @@ use crate::name::{HookName, RepositoryName, SnapshotName, SnapshotRef, VolumeNam
 use crate::repository::{Base, Image, ImageJob, Layout, Manifest, Prune, Repository, Stored};
 pub use repositories::Repositories;
 pub(super) use repositories::blocking;
+
+/// How often a backup that waits looks whether it was cancelled.
+const LOOK_UP: Duration = Duration::from_millis(200);
 
 /// Which backups to read back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -294,15 +301,24 @@ impl Work {
             let hold = self.engine.inner.config.repositories.hold(snapshot.uuid);
             (snapshot, hold)
         };
-        let turns = Arc::clone(&self.engine.inner.config.repositories.turns);
-        let _turn =
-            turns.acquire_owned().await.map_err(|_| Error::internal("no turns are left"))?;
-        self.progress.go_on()?;
+        let _turn = self.turn().await?;
         let base = self.base(volume, &snapshot, backups);
         let job = self.image_job(volume, &snapshot, base, scheduled).await?;
         let progress = Arc::clone(&self.progress);
         let store = blocking(move || repository.back_up_image(job, &progress));
         self.step(Step::BackupStore, store).await
+    }
+
+    /// Waits until a backup may be on its way, which can be for hours, or until it is cancelled.
+    async fn turn(&self) -> Result<OwnedSemaphorePermit> {
+        let turns = Arc::clone(&self.engine.inner.config.repositories.turns);
+        let mut turn = pin!(turns.acquire_owned());
+        loop {
+            self.progress.go_on()?;
+            if let Ok(turn) = tokio::time::timeout(LOOK_UP, &mut turn).await {
+                return turn.map_err(|_| Error::internal("no turns are left"));
+            }
+        }
     }
 
     /// The same work for an operation within it.
@@ -373,6 +389,11 @@ impl Work {
     ) -> Result<()> {
         let find =
             || self.engine.inner.catalog.read(|state| state.volume(operation.volume).cloned());
+        // Asked before anybody has to wait for this.
+        let everywhere = match stored {
+            true => self.engine.backups(None, None).await.ok(),
+            false => None,
+        };
         // It may have another name by now.
         let name = find().map_or_else(|| operation.name.clone(), |volume| volume.name.clone());
         let _ownership = self.own(&name, "backup").await?;
@@ -390,11 +411,18 @@ impl Work {
                 Some(own) if stored => self.is_cheap_base(&volume, own).await,
                 _ => false,
             };
-            // The bases of this repository's last backups.
-            let known =
+            // The bases of this repository's last backups, and those of backups that were removed.
+            let is_base_here =
                 |one: &Snapshot| backups.iter().any(|backup| backup.snapshot_uuid == one.uuid);
+            let is_base_of_none = |one: &Snapshot| {
+                let all = everywhere.as_ref();
+                all.is_some_and(|all| all.iter().all(|backup| backup.snapshot_uuid != one.uuid))
+            };
             for one in &of_backups {
-                let goes = if one.name == *snapshot { !keep } else { keep && known(one) };
+                let goes = match one.name == *snapshot {
+                    true => !keep,
+                    false => keep && (is_base_here(one) || is_base_of_none(one)),
+                };
                 if goes && self.engine.refuse_if_read(&volume, Some(one.uuid)).is_ok() {
                     let reference =
                         SnapshotRef { volume: volume.name.clone(), snapshot: one.name.clone() };
