@@ -135,6 +135,7 @@ fn details(found: &BackupDetails) -> String {
         ("Options", words(&found.options)),
         ("Labels", words(&found.labels)),
         ("Created", backup.created.to_string()),
+        ("Finished", backup.finished.to_string()),
     ])
 }
 

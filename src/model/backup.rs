@@ -28,6 +28,8 @@ pub struct Backup {
     pub size: Option<ByteSize>,
     /// When the snapshot was cut.
     pub created: Timestamp,
+    /// When all of it was stored.
+    pub finished: Timestamp,
     /// Bytes that it added to the repository.
     pub added: u64,
     /// The backup that it was made as the difference to.

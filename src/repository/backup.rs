@@ -199,7 +199,11 @@ pub(super) fn read(repository: &RepositoryName, file: &SnapshotFile) -> Result<O
             snapshot_uuid: tag("snapshot-uuid")?.parse::<SnapshotUuid>().ok()?,
             node: file.hostname.clone(),
             size: (size > 0).then(|| crate::units::ByteSize::new(size)),
-            created: ::jiff::Timestamp::from_second(file.time.timestamp().as_second()).ok()?,
+            created: to_ours(&file.time)?,
+            finished: file
+                .summary
+                .as_ref()
+                .map_or_else(|| to_ours(&file.time), |summary| to_ours(&summary.backup_end))?,
             added: file.summary.as_ref().map_or(0, |summary| summary.data_added_packed),
             parent: file.parent.and_then(|parent| id(parent).ok()),
             scheduled: file.tags.contains(SCHEDULED),
@@ -207,4 +211,10 @@ pub(super) fn read(repository: &RepositoryName, file: &SnapshotFile) -> Result<O
     };
     // One that somebody has tagged by hand is not ours to understand.
     Ok(backup())
+}
+
+/// A time of rustic_core's, which has a jiff of its own.
+fn to_ours(time: &jiff::Zoned) -> Option<::jiff::Timestamp> {
+    let time = time.timestamp();
+    ::jiff::Timestamp::new(time.as_second(), time.subsec_nanosecond()).ok()
 }

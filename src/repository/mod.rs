@@ -296,7 +296,7 @@ impl Repository {
         let known = lock(&self.known);
         let mut backups: Vec<Arc<Backup>> =
             ids.iter().filter_map(|(_, id)| known.get(id).cloned().flatten()).collect();
-        backups.sort_by_key(|backup| (backup.created, backup.id));
+        backups.sort_by_key(|backup| (backup.created, backup.finished));
         Ok(backups)
     }
 

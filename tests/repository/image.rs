@@ -34,3 +34,19 @@ fn what_is_backed_up_comes_back_by_us_and_by_plain_restic() {
         assert_eq!((verified.bytes, verified.damage), (cut.content.len() as u64, vec![]));
     }
 }
+
+#[test]
+fn backups_of_one_second_are_told_in_the_order_in_which_they_were_made() {
+    let world = World::new();
+    let mut disk = Disk::new(1, MIB);
+    let made: Vec<_> = (0..5)
+        .map(|seed| {
+            disk.fill(0..4096, seed);
+            let job = disk.cut().job(None);
+            world.repository.back_up_image(job, &progress()).unwrap().backup.id
+        })
+        .collect();
+    let other = world.other(|_| {});
+    let told: Vec<_> = other.backups().unwrap().iter().map(|backup| backup.id).collect();
+    assert_eq!(told, made);
+}

@@ -341,7 +341,9 @@ impl Work {
             Some((Arc::clone(found), Arc::clone(backup)))
         });
         // The same snapshot once more needs nothing but itself.
-        both.max_by_key(|(found, _)| (found.uuid == snapshot.uuid, found.created))
+        both.max_by_key(|(found, backup)| {
+            (found.uuid == snapshot.uuid, found.created, backup.finished)
+        })
     }
 
     async fn image_job(

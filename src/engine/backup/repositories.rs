@@ -201,7 +201,7 @@ impl Engine {
                     .hint("see `holdfast backup ls`"));
             }
         }
-        all.sort_by_key(|backup| (backup.created, backup.id));
+        all.sort_by_key(|backup| (backup.created, backup.finished));
         Ok(all.into_iter().map(|backup| (*backup).clone()).collect())
     }
 

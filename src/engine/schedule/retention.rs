@@ -125,6 +125,7 @@ mod tests {
             node: "node-1".to_owned(),
             size: None,
             created: at(0),
+            finished: at(0),
             added: 0,
             parent: None,
             scheduled,
