@@ -146,7 +146,8 @@ async fn answer<T: Send + 'static>(
 impl Engine {
     /// Finds out in the background what is in the repositories, so that the newest backups can be told.
     pub(in super::super) fn look_into_repositories(&self) {
-        for repository in self.inner.config.repositories.all.values().cloned() {
+        for repository in self.inner.config.repositories.all.values() {
+            let repository = Arc::clone(repository);
             tokio::spawn(async move {
                 if let Err(error) = answer(&repository, Repository::backups).await {
                     tracing::debug!("{}", error.full_message());
