@@ -2,6 +2,7 @@
 //! (`docs/benchmarks.md`). `cargo bench --bench backup NAME...` runs some of: full, sparse.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that fails should stop")]
+#![allow(clippy::cast_possible_truncation, reason = "what is measured here is small")]
 
 #[path = "common/mod.rs"]
 mod common;
@@ -231,7 +232,7 @@ fn full() {
         let repository = world.repository(&ours);
         world.restic(&theirs, &["init", "--repository-version", "2"]);
         let path = image.to_str().unwrap();
-        let all = || vec![0..GIB];
+        let all = || std::iter::once(0..GIB).collect();
         let number = round as u128 * 8;
         let mut made: Option<Backup> = None;
         let memory = &memory;

@@ -22,6 +22,12 @@ const TAG: usize = 16;
 #[derive(Clone)]
 pub(super) struct Cipher(Arc<Aes256CtrPoly1305Aes>);
 
+impl fmt::Debug for Cipher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Cipher")
+    }
+}
+
 impl Cipher {
     pub(super) fn new(key: &MasterKey) -> Result<Self> {
         let bytes: Vec<u8> = [&key.encrypt[..], &key.mac.k, &key.mac.r].concat();

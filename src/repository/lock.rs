@@ -6,7 +6,8 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -53,15 +54,21 @@ struct LockFile {
 pub(super) struct Lock {
     session: Arc<Session>,
     /// Goes after the work has ended.
-    _file: Stored,
+    _file: Arc<Stored>,
 }
 
 /// A lock's file, which goes with this.
 #[derive(Debug)]
 struct Stored {
     store: Arc<Store>,
-    name: String,
+    cipher: Cipher,
+    node: String,
+    access: Access,
+    name: Mutex<String>,
 }
+
+/// How often a lock is made anew: `restic unlock` takes those that are older than half an hour for dead.
+const REFRESH: Duration = Duration::from_secs(300);
 
 impl Lock {
     pub(super) fn acquire(
@@ -72,28 +79,35 @@ impl Lock {
     ) -> Result<Self> {
         let store = session.store();
         refuse_if_locked(store, cipher, node, access, None)?;
-        let file = LockFile {
-            time: jiff::Timestamp::now().to_string(),
-            exclusive: access == Access::Exclusive,
-            hostname: node.to_owned(),
-            username: USER.to_owned(),
-            pid: std::process::id(),
-            uid: 0,
-            gid: 0,
+        let file = Stored {
+            store: Arc::clone(store),
+            cipher: cipher.clone(),
+            node: node.to_owned(),
+            access,
+            name: Mutex::default(),
         };
-        let json = serde_json::to_vec(&file)
-            .map_err(|error| store.error(ErrorKind::Internal, "a lock").caused_by(error))?;
-        let sealed = cipher.seal(&json)?;
-        let digest = Digest::of(&sealed).to_string();
-        let name = format!("{LOCKS}/{digest}");
-        own().insert(name.clone());
-        // From here on its end removes it, stored or not.
-        let stored = Stored { store: Arc::clone(store), name };
-        store.put(&stored.name, &[sealed.into()])?;
+        let name = file.store_anew()?;
         // Two who looked at the same time see each other now.
-        refuse_if_locked(store, cipher, node, access, Some(&digest))?;
-        session.rely_on(&stored.name);
-        Ok(Self { session: Arc::clone(session), _file: stored })
+        refuse_if_locked(store, cipher, node, access, Some(&name))?;
+        session.rely_on(&name);
+        let file = Arc::new(file);
+        let (kept, of) = (Arc::downgrade(&file), Arc::downgrade(session));
+        store.runtime().spawn(async move {
+            loop {
+                tokio::time::sleep(REFRESH).await;
+                let (kept, of) = (kept.clone(), of.clone());
+                // Looked up where it may block, because whoever has it last removes the file.
+                let refresh = move || Some(kept.upgrade()?.refresh(&*of.upgrade()?));
+                match tokio::task::spawn_blocking(refresh).await {
+                    Ok(Some(Ok(()))) => {}
+                    Ok(Some(Err(error))) => {
+                        tracing::warn!("a lock could not be made anew: {}", error.full_message());
+                    }
+                    Ok(None) | Err(_) => return,
+                }
+            }
+        });
+        Ok(Self { session: Arc::clone(session), _file: file })
     }
 }
 
@@ -103,12 +117,58 @@ impl Drop for Lock {
     }
 }
 
-impl Drop for Stored {
-    fn drop(&mut self) {
-        if let Err(error) = self.store.remove(&self.name) {
+impl Stored {
+    /// Stores a file that is as old as now, and takes it for this lock's. Gives its name.
+    fn store_anew(&self) -> Result<String> {
+        let file = LockFile {
+            time: jiff::Timestamp::now().to_string(),
+            exclusive: self.access == Access::Exclusive,
+            hostname: self.node.clone(),
+            username: USER.to_owned(),
+            pid: std::process::id(),
+            uid: 0,
+            gid: 0,
+        };
+        let json = serde_json::to_vec(&file)
+            .map_err(|error| self.store.error(ErrorKind::Internal, "a lock").caused_by(error))?;
+        let sealed = self.cipher.seal(&json)?;
+        let name = format!("{LOCKS}/{}", Digest::of(&sealed));
+        own().insert(name.clone());
+        // From here on its end removes it, stored or not.
+        self.name().clone_from(&name);
+        self.store.put(&name, &[sealed.into()])?;
+        Ok(name)
+    }
+
+    fn refresh(&self, session: &Session) -> Result<()> {
+        let old = self.name().clone();
+        let stored = self.store_anew().map(|name| session.rely_on(&name));
+        match &stored {
+            Ok(()) => self.remove(&old),
+            Err(_) => {
+                let failed = std::mem::replace(&mut *self.name(), old);
+                self.remove(&failed);
+            }
+        }
+        stored
+    }
+
+    fn remove(&self, name: &str) {
+        if let Err(error) = self.store.remove(name) {
             tracing::warn!("{}", error.full_message());
         }
-        own().remove(&self.name);
+        own().remove(name);
+    }
+
+    fn name(&self) -> MutexGuard<'_, String> {
+        self.name.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        let name = self.name().clone();
+        self.remove(&name);
     }
 }
 
@@ -121,10 +181,10 @@ fn refuse_if_locked(
 ) -> Result<()> {
     for (digest, _) in store.list(LOCKS)? {
         // What is being written by restic has another name until it is whole.
-        if Some(digest.as_str()) == own || digest.parse::<Digest>().is_err() {
+        let name = format!("{LOCKS}/{digest}");
+        if Some(name.as_str()) == own || digest.parse::<Digest>().is_err() {
             continue;
         }
-        let name = format!("{LOCKS}/{digest}");
         // It may have gone since it was listed.
         let Some(sealed) = store.get(&name)? else { continue };
         let Some(other) = cipher.open(&sealed).ok().and_then(|plain| read(&plain)) else {
@@ -164,6 +224,38 @@ fn is_alive(name: &str, pid: u32) -> bool {
     }
 }
 
-fn own() -> std::sync::MutexGuard<'static, BTreeSet<String>> {
+fn own() -> MutexGuard<'static, BTreeSet<String>> {
     OWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustic_core::repofile::MasterKey;
+
+    use super::super::store::Limits;
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_made_anew_is_one_lock_and_counts_all_the_time() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let objects = (Arc::new(object_store::memory::InMemory::new()) as _, Default::default());
+        let limits = Limits { upload: None, download: None, connections: 1 };
+        let name = "main".parse().unwrap();
+        let store =
+            Store::new(name, "memory".to_owned(), objects, runtime.handle().clone(), limits);
+        let session = Session::new(Arc::new(store), Arc::default());
+        let cipher = Cipher::new(&MasterKey::new()).unwrap();
+        let lock = Lock::acquire(&session, &cipher, "node-1", Access::Exclusive).unwrap();
+        let first = session.store().list(LOCKS).unwrap();
+        lock._file.refresh(&session).unwrap();
+        let second = session.store().list(LOCKS).unwrap();
+        assert_eq!((first.len(), second.len()), (1, 1));
+        assert_ne!(first, second);
+        session.put_snapshot(&cipher, b"{}").unwrap();
+        let other = Session::new(Arc::clone(session.store()), Arc::default());
+        let refused = Lock::acquire(&other, &cipher, "node-2", Access::Shared).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InUse);
+        drop(lock);
+        assert_eq!(session.store().list(LOCKS).unwrap(), []);
+    }
 }

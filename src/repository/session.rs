@@ -118,9 +118,10 @@ impl Session {
 
     /// Somebody who took the lock away may have removed what the backup needs.
     fn assert_locked(&self) -> Result<()> {
-        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match lock {
-            Some(lock) if self.store.size(&lock)?.is_none() => Err(self
+        // Held meanwhile: an old one goes only when a new one is known here.
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*lock {
+            Some(lock) if self.store.size(lock)?.is_none() => Err(self
                 .store
                 .error(ErrorKind::InUse, "somebody has removed the lock of this backup")
                 .hint("try again; `restic unlock` is not for locks whose owner is alive")),
