@@ -94,7 +94,9 @@ fn snapshots(cli: &Cli, volume: &str) -> Vec<String> {
 /// The exit code and the error of a command that must fail.
 #[track_caller]
 fn refused(run: &Run) -> (i32, serde_json::Value) {
+    // What takes long tells of its progress first.
+    let last = run.stderr.lines().last().unwrap_or_default();
     let error: serde_json::Value =
-        serde_json::from_str(run.stderr.trim()).unwrap_or_else(|_| panic!("no error: {run:?}"));
+        serde_json::from_str(last).unwrap_or_else(|_| panic!("no error: {run:?}"));
     (run.code, error["error"].clone())
 }
