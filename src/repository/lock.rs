@@ -88,7 +88,10 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        if let Err(error) = self.store.remove(&self.name) {
+        // Where nothing answers, the next lock removes it.
+        if !self.store.is_silent()
+            && let Err(error) = self.store.remove(&self.name)
+        {
             tracing::warn!("{}", error.full_message());
         }
         own().remove(&self.name);

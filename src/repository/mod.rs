@@ -50,6 +50,7 @@ pub use verify::Verified;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::BackupId;
+use crate::linux::nfs;
 use crate::model::{Backup, Outcome, Progress};
 use crate::name::RepositoryName;
 use cipher::Cipher;
@@ -73,6 +74,8 @@ pub struct RepositorySettings {
     pub password: SecretSource,
     /// Where to keep what is read of it again and again, if it is far away.
     pub cache: PathBuf,
+    /// The directory to mount it at, if it is on NFS.
+    pub mountpoint: PathBuf,
     /// How fast and how many at once.
     pub limits: Limits,
     /// For S3.
@@ -116,14 +119,23 @@ impl Repository {
     }
 
     fn store(&self) -> Result<Arc<Store>> {
+        // Whatever has unmounted it since, nothing may be written into the empty directory.
+        if let Location::Nfs { server, path } = &self.settings.location {
+            let mount = nfs::mount(server, path, &self.settings.mountpoint);
+            self.runtime.block_on(mount).map_err(|error| self.context(error))?;
+        }
         let mut store = lock(&self.store);
         if let Some(store) = &*store {
             return Ok(Arc::clone(store));
         }
         let settings = &self.settings;
+        let mut within = None;
         let objects = match &settings.location {
             Location::Directory(path) => store::directory(path),
-            Location::Nfs { .. } => Err(Error::unsupported("not yet")),
+            Location::Nfs { .. } => {
+                within = Some(nfs::ANSWER_WITHIN * 2);
+                store::directory(&settings.mountpoint)
+            }
             Location::S3 { endpoint, bucket, prefix } => {
                 objects::s3(endpoint.as_deref(), bucket, prefix, &settings.s3)
             }
@@ -133,10 +145,30 @@ impl Repository {
         let place = settings.location.to_string();
         let objects = objects.map_err(|error| self.context(error))?;
         let runtime = self.runtime.clone();
-        let opened =
-            Arc::new(Store::new(settings.name.clone(), place, objects, runtime, settings.limits));
+        let opened = Arc::new(Store::new(
+            settings.name.clone(),
+            place,
+            objects,
+            runtime,
+            settings.limits,
+            within,
+        ));
         *store = Some(Arc::clone(&opened));
         Ok(opened)
+    }
+
+    /// Unmounts it, if it is mounted; it is mounted again when it is used again.
+    ///
+    /// # Errors
+    /// `InUse` while it is used; `Unavailable` if its server does not answer.
+    pub async fn release(&self) -> Result<Outcome> {
+        match &self.settings.location {
+            Location::Nfs { .. } => {
+                let done = nfs::unmount(&self.settings.mountpoint).await;
+                done.map_err(|error| self.context(error))
+            }
+            _ => Ok(Outcome::Unchanged),
+        }
     }
 
     fn context(&self, error: Error) -> Error {
