@@ -66,6 +66,7 @@ impl World {
             location: Location::Directory(self.path(name)),
             password: SecretSource::Given(Secret::new(PASSWORD)),
             cache: self.path("cache"),
+            mountpoint: self.path("mountpoint"),
             limits: Limits { upload: None, download: None, connections: 8 },
             s3: S3Settings::default(),
         };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::keys::{Config, Fallback, Key, variable};
@@ -190,13 +190,19 @@ impl RepositoryConfig {
         Ok(self)
     }
 
-    /// The same as the repository `name` wants it on `node`.
-    pub fn settings(&self, name: RepositoryName, node: String) -> RepositorySettings {
+    /// The same as the repository `name` wants it on `node`, whose daemon runs in `runtime_dir`.
+    pub fn settings(
+        &self,
+        name: RepositoryName,
+        node: String,
+        runtime_dir: &Path,
+    ) -> RepositorySettings {
         let mut location = self.url.clone();
         if let (Location::S3 { endpoint, .. }, Some(given)) = (&mut location, &self.endpoint) {
             *endpoint = Some(given.clone());
         }
         RepositorySettings {
+            mountpoint: runtime_dir.join("repositories").join(name.as_str()),
             name,
             node,
             location,
@@ -348,7 +354,7 @@ mod tests {
         .config;
         let name: RepositoryName = "main".parse().unwrap();
         assert_eq!(config.default_repository.as_ref(), Some(&name), "the only one");
-        let settings = config.repositories[&name].settings(name, "n1".to_owned());
+        let settings = config.repositories[&name].settings(name, "n1".to_owned(), Path::new("/r"));
         assert_eq!(settings.location.to_string(), "s3:http://127.0.0.1:9000/bucket/prefix");
         assert_eq!(settings.password.read().unwrap().reveal(), "p");
         assert_eq!(settings.limits.upload, Some(ByteSize::new(20 << 20)));

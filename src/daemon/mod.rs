@@ -250,7 +250,7 @@ async fn start(config: &Config, choice: CatalogChoice, host: Arc<dyn Host>) -> R
 fn repositories(config: &Config) -> Repositories {
     let node = config.node.as_str();
     let all = config.repositories.iter().map(|(name, repository)| {
-        let settings = repository.settings(name.clone(), node.to_owned());
+        let settings = repository.settings(name.clone(), node.to_owned(), &config.runtime_dir);
         Repository::new(settings, tokio::runtime::Handle::current())
     });
     let concurrency = config.backup_concurrency.get();

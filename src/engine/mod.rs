@@ -187,6 +187,7 @@ impl Engine {
                 Err(_) => tracing::warn!(backend = %name, "the backend does not stop in time"),
             }
         }
+        self.inner.config.repositories.release(BACKEND_STOP_LIMIT).await;
     }
 
     /// What has happened lately.

@@ -16,6 +16,7 @@ pub(crate) mod loop_device;
 pub(crate) mod loop_image;
 mod mount;
 mod mountinfo;
+pub(crate) mod nfs;
 mod process;
 mod thin_tools;
 mod users;

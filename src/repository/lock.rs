@@ -154,7 +154,10 @@ impl Stored {
     }
 
     fn remove(&self, name: &str) {
-        if let Err(error) = self.store.remove(name) {
+        // Where nothing answers, the next lock removes it.
+        if !self.store.is_silent()
+            && let Err(error) = self.store.remove(name)
+        {
             tracing::warn!("{}", error.full_message());
         }
         own().remove(name);
@@ -242,7 +245,7 @@ mod tests {
         let limits = Limits { upload: None, download: None, connections: 1 };
         let name = "main".parse().unwrap();
         let store =
-            Store::new(name, "memory".to_owned(), objects, runtime.handle().clone(), limits);
+            Store::new(name, "memory".to_owned(), objects, runtime.handle().clone(), limits, None);
         let session = Session::new(Arc::new(store), Arc::default());
         let cipher = Cipher::new(&MasterKey::new()).unwrap();
         let lock = Lock::acquire(&session, &cipher, "node-1", Access::Exclusive).unwrap();

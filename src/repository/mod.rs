@@ -30,6 +30,7 @@ mod verify;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -53,6 +54,7 @@ pub use verify::Verified;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::BackupId;
+use crate::linux::nfs;
 use crate::model::{Backup, Outcome, Progress};
 use crate::name::RepositoryName;
 use cipher::Cipher;
@@ -76,6 +78,8 @@ pub struct RepositorySettings {
     pub password: SecretSource,
     /// Where to keep what is read of it again and again, if it is far away.
     pub cache: PathBuf,
+    /// The directory to mount it at, if it is on NFS.
+    pub mountpoint: PathBuf,
     /// How fast and how many at once.
     pub limits: Limits,
     /// For S3.
@@ -122,7 +126,7 @@ impl Repository {
         objects: Arc<dyn ObjectStore>,
     ) -> Self {
         let repository = Self::new(settings, runtime);
-        *lock(&repository.store) = Some(repository.store_of((objects, Path::default())));
+        *lock(&repository.store) = Some(repository.store_of((objects, Path::default()), None));
         repository
     }
 
@@ -137,29 +141,57 @@ impl Repository {
     }
 
     fn store(&self) -> Result<Arc<Store>> {
+        // Whatever has unmounted it since, nothing may be written into the empty directory.
+        if let Location::Nfs { server, path } = &self.settings.location {
+            let mount = nfs::mount(server, path, &self.settings.mountpoint);
+            self.runtime.block_on(mount).map_err(|error| self.context(error))?;
+        }
         let mut store = lock(&self.store);
         if let Some(store) = &*store {
             return Ok(Arc::clone(store));
         }
         let settings = &self.settings;
+        let mut within = None;
         let objects = match &settings.location {
             Location::Directory(path) => store::directory(path),
-            Location::Nfs { .. } => Err(Error::unsupported("not yet")),
+            Location::Nfs { .. } => {
+                within = Some(nfs::ANSWER_WITHIN * 2);
+                store::directory(&settings.mountpoint)
+            }
             Location::S3 { endpoint, bucket, prefix } => {
                 objects::s3(endpoint.as_deref(), bucket, prefix, &settings.s3)
             }
             Location::Gcs { bucket, prefix } => objects::gcs(bucket, prefix),
             Location::Azure { container, prefix } => objects::azure(container, prefix),
         };
-        let opened = self.store_of(objects.map_err(|error| self.context(error))?);
+        let opened = self.store_of(objects.map_err(|error| self.context(error))?, within);
         *store = Some(Arc::clone(&opened));
         Ok(opened)
     }
 
-    fn store_of(&self, objects: (Arc<dyn ObjectStore>, Path)) -> Arc<Store> {
+    /// A request that is not answered `within` so long is given up.
+    fn store_of(
+        &self,
+        objects: (Arc<dyn ObjectStore>, Path),
+        within: Option<Duration>,
+    ) -> Arc<Store> {
         let settings = &self.settings;
         let (name, place) = (settings.name.clone(), settings.location.to_string());
-        Arc::new(Store::new(name, place, objects, self.runtime.clone(), settings.limits))
+        Arc::new(Store::new(name, place, objects, self.runtime.clone(), settings.limits, within))
+    }
+
+    /// Unmounts it, if it is mounted; it is mounted again when it is used again.
+    ///
+    /// # Errors
+    /// `InUse` while it is used; `Unavailable` if its server does not answer.
+    pub async fn release(&self) -> Result<Outcome> {
+        match &self.settings.location {
+            Location::Nfs { .. } => {
+                let done = nfs::unmount(&self.settings.mountpoint).await;
+                done.map_err(|error| self.context(error))
+            }
+            _ => Ok(Outcome::Unchanged),
+        }
     }
 
     fn context(&self, error: Error) -> Error {

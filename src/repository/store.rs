@@ -1,6 +1,7 @@
 //! The objects of a repository, wherever they lie, with limits on requests and bytes.
 
 use std::path::Path as FilePath;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,9 @@ pub(super) struct Store {
     objects: Arc<dyn ObjectStore>,
     prefix: Path,
     runtime: Handle,
+    /// How long a request may take in all, where its client has no limit of its own.
+    within: Option<Duration>,
+    silent: AtomicBool,
     requests: Arc<Semaphore>,
     upload: Option<Pace>,
     download: Option<Pace>,
@@ -52,6 +56,7 @@ impl Store {
         (objects, prefix): (Arc<dyn ObjectStore>, Path),
         runtime: Handle,
         limits: Limits,
+        within: Option<Duration>,
     ) -> Self {
         Self {
             name,
@@ -59,6 +64,8 @@ impl Store {
             objects,
             prefix,
             runtime,
+            within,
+            silent: AtomicBool::new(false),
             requests: Arc::new(Semaphore::new(limits.connections.max(1))),
             upload: limits.upload.map(Pace::new),
             download: limits.download.map(Pace::new),
@@ -68,6 +75,11 @@ impl Store {
     /// Where it is, without secrets.
     pub(super) fn place(&self) -> &str {
         &self.place
+    }
+
+    /// Whether the last request was not answered in time.
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
     }
 
     pub(super) fn runtime(&self) -> &Handle {
@@ -182,6 +194,8 @@ impl Store {
         let work = async {
             for _ in 1..TRIES {
                 match self.once(&request).await {
+                    // The kernel has repeated it already.
+                    Err(error) if self.within.is_some() && is_timeout(&error) => return Err(error),
                     Err(error) if self.kind(&error) == ErrorKind::Unavailable => {
                         tracing::debug!(repository = %self.name, "{verb} {name}: {error}; trying again");
                     }
@@ -192,7 +206,19 @@ impl Store {
             }
             self.once(&request).await
         };
-        self.runtime.block_on(work).map_err(|error| self.explain(verb, name, error))
+        let done = self.runtime.block_on(async {
+            match self.within {
+                None => work.await,
+                // What hangs in the kernel is left to itself. It can do no harm later: what an object holds
+                // is told by its name.
+                Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|late| {
+                    let source = std::io::Error::new(std::io::ErrorKind::TimedOut, late).into();
+                    Err(object_store::Error::Generic { store: "directory", source })
+                }),
+            }
+        });
+        self.silent.store(done.as_ref().is_err_and(is_timeout), Ordering::Relaxed);
+        done.map_err(|error| self.explain(verb, name, error))
     }
 
     async fn once<T, F, R>(&self, request: &F) -> object_store::Result<T>
@@ -275,6 +301,11 @@ fn says(error: &(dyn std::error::Error + 'static), words: &[&str]) -> bool {
         let text = error.to_string();
         words.iter().any(|words| text.contains(words))
     })
+}
+
+/// Whether an answer was waited for, and did not come.
+fn is_timeout(error: &object_store::Error) -> bool {
+    io_cause(error) == Some(std::io::ErrorKind::TimedOut)
 }
 
 /// The operating system's reason, if that is the cause.

@@ -10,4 +10,5 @@ mod commands;
 mod disks;
 mod docker;
 mod endings;
+mod nfs;
 mod tests_inside;

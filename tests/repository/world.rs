@@ -60,6 +60,7 @@ impl World {
             location,
             password: SecretSource::Given(Secret::new(PASSWORD)),
             cache: place.path().join("cache"),
+            mountpoint: place.path().join("mounted"),
             limits: Limits { upload: None, download: None, connections: 8 },
             s3: s3.clone(),
         };
@@ -96,6 +97,7 @@ impl World {
             location: self.repository.location().clone(),
             password: SecretSource::Given(Secret::new(PASSWORD)),
             cache: self.path().join("other-cache"),
+            mountpoint: self.path().join("other-mounted"),
             limits: Limits { upload: None, download: None, connections: 8 },
             s3: self.s3.clone(),
         }

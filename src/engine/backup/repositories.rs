@@ -106,6 +106,20 @@ impl Repositories {
         last
     }
 
+    /// Unmounts what is mounted of them. What does not let go within `limit` stays, and is used again by the
+    /// next start.
+    pub(in super::super) async fn release(&self, limit: Duration) {
+        for (name, repository) in &self.all {
+            match tokio::time::timeout(limit, repository.release()).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::warn!("{}", error.full_message()),
+                Err(_) => {
+                    tracing::warn!(repository = %name, "it stays mounted: its server does not answer")
+                }
+            }
+        }
+    }
+
     /// Keeps a snapshot from being deleted.
     pub(super) fn hold(&self, snapshot: SnapshotUuid) -> ReadHold {
         *self.read.lock().unwrap_or_else(PoisonError::into_inner).entry(snapshot).or_default() += 1;

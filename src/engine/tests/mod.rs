@@ -90,6 +90,7 @@ impl World {
             location: Location::Directory(self.directory.path().join("repository")),
             password: SecretSource::Given(Secret::new("secret")),
             cache: self.directory.path().join("cache"),
+            mountpoint: self.directory.path().join("repositories"),
             limits: Limits { upload: None, download: None, connections: 1 },
             s3: S3Settings::default(),
         };
