@@ -161,7 +161,7 @@ fn fill(volume: &Volume) {
     fs::set_permissions(volume.at("set-user-id"), PermissionsExt::from_mode(0o6755)).unwrap();
     fs::set_permissions(volume.at("a/b"), PermissionsExt::from_mode(0o1777)).unwrap();
     volume.write("unreadable by all", "x");
-    fs::set_permissions(volume.at("unreadable by all"), PermissionsExt::from_mode(0)).unwrap();
+    fs::set_permissions(volume.at("unreadable by all"), PermissionsExt::from_mode(0o000)).unwrap();
     std::os::unix::fs::lchown(volume.at("dangling"), Some(12), Some(34)).unwrap();
     std::os::unix::fs::lchown(volume.at("a"), Some(4_000_000_000), Some(5)).unwrap();
     let special = |name, kind, device| {
