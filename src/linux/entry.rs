@@ -78,15 +78,7 @@ impl Tree {
     }
 
     fn failed(&self, verb: &str, path: &Path, error: impl Into<std::io::Error>) -> Error {
-        let what = format!("cannot {verb} {}", self.shown.join(path).display());
-        let error: std::io::Error = error.into();
-        let mounted = error.kind() == Io::CrossesDevices;
-        match Error::io(what, error) {
-            // To a caller of ours that would mean that there is no backup.
-            error if error.kind() == ErrorKind::NotFound => error.with_kind(ErrorKind::Internal),
-            error if mounted => error.hint("another filesystem is mounted there"),
-            error => error,
-        }
+        failed(verb, &self.shown.join(path), error.into())
     }
 
     fn open_at(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
@@ -214,10 +206,17 @@ impl Found {
         if self.entry.kind != EntryKind::File {
             return Err(Error::internal(format!("{} is no file", self.shown.display())));
         }
-        File::open(magic_link(&self.descriptor)).map_err(|error| {
-            let kind = ErrorKind::Internal;
-            Error::io(format!("cannot open {}", self.shown.display()), error).with_kind(kind)
-        })
+        File::open(magic_link(&self.descriptor)).map_err(|error| failed("open", &self.shown, error))
+    }
+}
+
+fn failed(verb: &str, shown: &Path, error: std::io::Error) -> Error {
+    let mounted = error.kind() == Io::CrossesDevices;
+    match Error::io(format!("cannot {verb} {}", shown.display()), error) {
+        // To a caller of ours that would mean that there is no backup.
+        error if error.kind() == ErrorKind::NotFound => error.with_kind(ErrorKind::Internal),
+        error if mounted => error.hint("another filesystem is mounted there"),
+        error => error,
     }
 }
 

@@ -20,6 +20,7 @@ const THREADS: usize = 2;
 
 /// What is stored of one backup.
 pub(super) struct Chunks<'a> {
+    session: &'a Session,
     indexed: &'a Indexed,
     packer: Packer<'a>,
     /// The chunks of a hole, by their length.
@@ -41,7 +42,7 @@ impl Worker {
 
 impl<'a> Chunks<'a> {
     pub(super) fn new(session: &'a Arc<Session>, indexed: &'a Indexed, cipher: &'a Cipher) -> Self {
-        Self { indexed, packer: Packer::new(session, cipher), zeros: Mutex::default() }
+        Self { session, indexed, packer: Packer::new(session, cipher), zeros: Mutex::default() }
     }
 
     /// Whether a chunk can be had: what was found damaged is out of the index, and is stored again.
@@ -65,7 +66,7 @@ impl<'a> Chunks<'a> {
         let digest = Digest::of(bytes);
         let id = DataId::from(rustic_core::Id::try_from(digest)?);
         if !self.has(&id) && self.packer.claim(Kind::Data, digest) {
-            self.packer.add(Kind::Data, digest, bytes, packing)?;
+            self.add(Kind::Data, digest, bytes, packing)?;
         }
         Ok(id)
     }
@@ -77,9 +78,16 @@ impl<'a> Chunks<'a> {
             tree.serialize().map_err(|error| Error::internal("a directory").caused_by(error))?;
         let digest = Digest::of(&bytes);
         if self.indexed.get_index_entry(&id).is_err() && self.packer.claim(Kind::Tree, digest) {
-            self.packer.add(Kind::Tree, digest, &bytes, packing)?;
+            self.add(Kind::Tree, digest, &bytes, packing)?;
         }
         Ok(id)
+    }
+
+    /// What fails here is claimed already, so that nothing may come of the whole backup.
+    fn add(&self, kind: Kind, id: Digest, plain: &[u8], packing: &mut Packing) -> Result<()> {
+        self.packer.add(kind, id, plain, packing).inspect_err(|error| {
+            self.session.fail(error.again());
+        })
     }
 
     /// Stores what is left and then the index. Gives the bytes that all of it took.

@@ -141,12 +141,13 @@ impl Repository {
     }
 
     fn store(&self) -> Result<Arc<Store>> {
+        // Held while it is mounted: twice, one mount would lie upon the other.
+        let mut store = lock(&self.store);
         // Whatever has unmounted it since, nothing may be written into the empty directory.
         if let Location::Nfs { server, path } = &self.settings.location {
             let mount = nfs::mount(server, path, &self.settings.mountpoint);
             self.runtime.block_on(mount).map_err(|error| self.context(error))?;
         }
-        let mut store = lock(&self.store);
         if let Some(store) = &*store {
             return Ok(Arc::clone(store));
         }

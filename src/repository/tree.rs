@@ -312,7 +312,17 @@ impl Archiver<'_> {
                 self.session.count(size);
                 content
             }
-            None => self.content(&found, path, worker)?,
+            None => match self.content(&found, path, worker) {
+                Ok(content) => content,
+                Err(error) => {
+                    // A failure to store is no file's own, and stays one.
+                    self.session.go_on()?;
+                    return match self.source.look(path)? {
+                        None => Ok(None),
+                        Some(_) => Err(error),
+                    };
+                }
+            },
         };
         if let Some(link) = link {
             self.links().insert(link, content.clone());
