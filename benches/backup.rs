@@ -55,6 +55,10 @@ impl World {
         Self { runtime, place }
     }
 
+    fn disk(&self) -> &str {
+        self.place.path().to_str().unwrap()
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.place.path().join(name)
     }
@@ -225,7 +229,7 @@ fn full() {
     let world = World::new();
     let image = world.image(GIB);
     let (mut first, mut second, mut third) = (Pair::default(), Pair::default(), Pair::default());
-    let mut restores = Pair::default();
+    let (mut to_memory, mut to_disk) = (Pair::default(), Pair::default());
     let memory = std::cell::Cell::new(0);
     let restore_memory = std::cell::Cell::new(0);
     for round in 0..ROUNDS {
@@ -260,32 +264,36 @@ fn full() {
         third.theirs.push(timed(|| world.restic(&theirs, &["backup", path])));
 
         let id = made.unwrap().id;
-        let target = world.path("target");
-        forget_peak();
-        restores.ours.push(timed(|| {
-            let file = File::create(&target).unwrap();
-            file.set_len(GIB).unwrap();
-            repository.restore_image(id, &Target { file, blank: true }, &Arc::default()).unwrap();
-        }));
-        restore_memory.set(restore_memory.get().max(peak_memory()));
-        assert!(same(&image, &target), "what is restored differs");
-        std::fs::remove_file(&target).unwrap();
-        let into = world.path("restic-target");
-        let into = into.to_str().unwrap();
-        restores.theirs.push(timed(|| {
-            world.restic(&theirs, &["restore", "latest", "--target", into]);
-            // Ours is durable when it is done.
-            let status = Command::new("sync").arg("--file-system").arg(into).status().unwrap();
-            assert!(status.success());
-        }));
-        std::fs::remove_dir_all(into).unwrap();
+        for (place, restores) in [("/dev/shm", &mut to_memory), (world.disk(), &mut to_disk)] {
+            let place = tempfile::tempdir_in(place).unwrap();
+            let target = place.path().join("target");
+            forget_peak();
+            restores.ours.push(timed(|| {
+                let file = File::create(&target).unwrap();
+                file.set_len(GIB).unwrap();
+                repository
+                    .restore_image(id, &Target { file, blank: true }, &Arc::default())
+                    .unwrap();
+            }));
+            restore_memory.set(restore_memory.get().max(peak_memory()));
+            assert!(same(&image, &target), "what is restored differs");
+            std::fs::remove_file(&target).unwrap();
+            let into = place.path().to_str().unwrap();
+            restores.theirs.push(timed(|| {
+                world.restic(&theirs, &["restore", "latest", "--target", into]);
+                // Ours is durable when it is done.
+                let status = Command::new("sync").arg("--file-system").arg(into).status().unwrap();
+                assert!(status.success());
+            }));
+        }
         std::fs::remove_dir_all(world.path(&ours)).unwrap();
         std::fs::remove_dir_all(world.path(&theirs)).unwrap();
     }
     report("first backup of 1 GiB", &first.ours, &first.theirs, GIB);
     report("1 % changed", &second.ours, &second.theirs, GIB / 100);
     report("nothing changed", &third.ours, &third.theirs, 0);
-    report("restore of 1 GiB", &restores.ours, &restores.theirs, GIB);
+    report("restore to memory", &to_memory.ours, &to_memory.theirs, GIB);
+    report("restore to disk", &to_disk.ours, &to_disk.theirs, GIB);
     println!("peak memory: backup {} MiB, restore {} MiB", memory.get(), restore_memory.get());
 }
 

@@ -18,7 +18,7 @@ const DAMAGED: [&str; 6] = [
 pub(super) fn explain(store: &Store, error: &RusticError) -> Error {
     if error.is_incorrect_password() {
         return store
-            .error(ErrorKind::Invalid, "the password is wrong")
+            .error(ErrorKind::Unsupported, "the password is wrong")
             .hint("look at the repository's password or password_file in the configuration");
     }
     if let Some((_, rest)) = message(error).split_once("Config version `")

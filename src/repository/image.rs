@@ -14,7 +14,7 @@ pub(super) const SEGMENT: u64 = 4 << 20;
 /// because chunks of other sizes are never equal. Measured (`docs/benchmarks.md`).
 pub(super) const CHUNK: u64 = STEP as u64;
 
-const STEP: usize = 512 << 10;
+const STEP: usize = 256 << 10;
 
 /// Segments in one directory.
 pub(super) const FANOUT: u64 = 256;

@@ -39,8 +39,8 @@ fn a_wrong_password() {
     let other = world.other(|settings| {
         settings.password = SecretSource::Given(Secret::new("wrong"));
     });
-    assert_unusable(&other, ErrorKind::Invalid, "the password is wrong", "password_file");
-    assert_eq!(other.init().unwrap_err().kind(), ErrorKind::Invalid);
+    assert_unusable(&other, ErrorKind::Unsupported, "the password is wrong", "password_file");
+    assert_eq!(other.init().unwrap_err().kind(), ErrorKind::Unsupported);
     world.assert_has(&[]);
 }
 

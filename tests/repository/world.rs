@@ -20,7 +20,7 @@ use holdfast::repository::{
 use holdfast::units::ByteSize;
 
 /// The unit in which images are stored.
-pub(crate) const CHUNK: usize = 512 << 10;
+pub(crate) const CHUNK: usize = 256 << 10;
 
 pub(crate) const PASSWORD: &str = "the test's own secret";
 

@@ -291,6 +291,12 @@ impl Work {
         };
         let (snapshot, _hold) = {
             let _ownership = self.own(&volume.name, "backup").await?;
+            if self.engine.ready(&volume.name)?.uuid != volume.uuid {
+                return Err(Error::not_found(format!(
+                    "volume {} was removed meanwhile",
+                    volume.name
+                )));
+            }
             if *made {
                 let reference =
                     SnapshotRef { volume: volume.name.clone(), snapshot: snapshot.clone() };
