@@ -71,9 +71,9 @@ fn one_whose_password_is_another() {
     daemon.start_again();
     let cli = daemon.cli();
     let (code, error, state) = refusal(&cli);
-    assert_eq!((code, &error["code"], &state), (2, &json!("invalid"), &json!("refused")));
+    assert_eq!((code, &error["code"], &state), (1, &json!("unsupported"), &json!("refused")));
     assert_says(&error, "the password is wrong", "password_file");
-    assert_eq!(refused(&cli.run(&["repository", "init", "main"])).0, 2, "it is not made anew");
+    assert_eq!(refused(&cli.run(&["repository", "init", "main"])).0, 1, "it is not made anew");
     fs::write(&repository.key, PASSWORD).unwrap();
     back_up(&cli, "data");
     repository.assert_sound();
