@@ -136,7 +136,7 @@ keys! {
     default_repository: Option<RepositoryName> = "default_repository", Text(""),
         "Where a backup goes that names no repository; where there is one repository it is that one.";
     backup_concurrency: NonZeroUsize = "backup.concurrency", Text("2"),
-        "How many backups run at once.";
+        "How many backups run at once into each repository.";
     trash_after: Duration = "trash_after", Text("7d"),
         "How long a volume removed with on-remove=trash can be had back.";
     mount_grace: Duration = "mount_grace", Text("130s"),

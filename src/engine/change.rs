@@ -366,6 +366,11 @@ struct Begun {
 impl Begun {
     fn new(engine: Engine, id: OperationId, kind: &'static str, subject: Subject) -> Result<Self> {
         let now = engine.inner.environment.clock.now();
+        let left = engine.inner.catalog.read(|state| state.operations().any(|one| one.id == id));
+        if left && !engine.inner.registry.is_running(id) {
+            return Err(Error::conflict(format!("an operation {id} has yet to be cleaned up"))
+                .hint("try again with another id"));
+        }
         let entry = engine.inner.registry.begin(id, kind, subject.clone(), now)?;
         Ok(Self { engine, id, kind, subject, entry })
     }
@@ -449,7 +454,10 @@ impl Work {
             state.operations().filter(|operation| touches(operation)).cloned().collect()
         });
         // A backup on its way owns nothing, and is not left by anybody.
-        let running = |operation: &Operation| self.engine.inner.registry.is_running(operation.id);
+        let running = |operation: &Operation| {
+            matches!(operation.kind, OperationKind::Backup { .. })
+                && self.engine.inner.registry.is_running(operation.id)
+        };
         for operation in left.into_iter().filter(|operation| !running(operation)) {
             self.engine.recover(&operation).await.map_err(|error| {
                 error.context(format!(

@@ -15,7 +15,7 @@ use super::COMPRESSION;
 use super::chunks::{Chunks, Worker, in_parallel};
 use super::cipher::Cipher;
 use super::image::{
-    CHUNK, FANOUT, IMAGE, Image, chunk_ranges, directory_name, is_zero, segment_name,
+    CHUNK, FANOUT, IMAGE, Image, SEGMENT, chunk_ranges, directory_name, is_zero, segment_name,
     segment_number, segment_range, segments as image_segments, touches,
 };
 use super::manifest::MANIFEST;
@@ -110,14 +110,15 @@ impl<'a> Archiver<'a> {
     ) -> Result<TreeId> {
         let bytes = segment_range(numbers.start, self.image.size()).start
             ..segment_range(numbers.end - 1, self.image.size()).end;
-        let whole = numbers.end - numbers.start == FANOUT;
+        // The last directory may have as many segments, and a last one that is shorter.
+        let whole = bytes.end - bytes.start == FANOUT * SEGMENT;
         let hole = whole && !touches(&self.image.allocated, &bytes);
         if hole && let Some(tree) = self.hole {
             self.session.count(bytes.end - bytes.start);
             return Ok(tree);
         }
         let parent = self.parent_segments(directory);
-        if let Some((tree, segments)) = &parent
+        if let Some((Some(tree), segments)) = &parent
             && !self.may_differ(&bytes)
             && segments.len() as u64 == numbers.end - numbers.start
             && self.is_whole(segments, &numbers)
@@ -142,23 +143,29 @@ impl<'a> Archiver<'a> {
         self.parent.as_ref().is_none_or(|parent| touches(&parent.changed, bytes))
     }
 
-    /// The parent's tree of this directory and the segments in it, if they can be read.
-    fn parent_segments(&self, directory: u64) -> Option<(TreeId, Segments)> {
+    /// The segments of the parent's directory that this one may have too, if they can be read, and its tree
+    /// if there are no others.
+    fn parent_segments(&self, directory: u64) -> Option<(Option<TreeId>, Segments)> {
         let name = directory_name(directory);
         let tree = *self.directories.get(&name)?;
         let nodes = self.indexed.get_tree(&tree).ok()?.nodes;
         let mut segments = Segments::new();
+        let count = nodes.len();
         for node in nodes {
             let number = segment_number(&name, &node.name)?;
             let range = segment_range(number, self.image.size());
-            // One that has had another length is new.
+            let content = node.content?;
+            // One that has had another length, or chunks of other lengths, is new.
             if number < image_segments(self.image.size())
                 && node.meta.size == range.end - range.start
+                && content.len() == chunk_ranges(&range).count()
             {
-                segments.insert(number, node.content?);
+                segments.insert(number, content);
             }
         }
-        Some((tree, segments))
+        // A tree with more in it than that is another one.
+        let same = segments.len() == count;
+        Some((same.then_some(tree), segments))
     }
 
     /// Whether all chunks of the parent's segments can be had: what was found damaged is out of the index,

@@ -15,7 +15,7 @@ use super::reading::Indexed;
 use super::session::Session;
 use super::upkeep::{names, recover};
 use super::{Opened, Repository};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, BackendStep};
 use crate::id::{BackupId, SnapshotUuid};
 use crate::model::{Backup, Progress};
@@ -64,21 +64,25 @@ impl Repository {
     /// # Errors
     /// The image cannot be read, or the repository not written.
     pub fn back_up_image(&self, job: ImageJob, progress: &Arc<Progress>) -> Result<Stored> {
+        self.with_index(|| self.try_to_back_up_image(&job, progress))
+    }
+
+    fn try_to_back_up_image(&self, job: &ImageJob, progress: &Arc<Progress>) -> Result<Stored> {
         let session = self.session(progress)?;
         let opened = self.open(&session)?;
         let cipher = self.cipher(&opened)?;
         let _lock = self.lock(&session, &opened, Access::Shared)?;
-        let (indexed, index) = self.mended(&session)?;
+        let (indexed, index) = self.index(&session)?;
         let base = match &job.base {
             Some(base) => {
                 parent(&session, &indexed, base.backup)?.map(|(id, file)| (id, file.tree))
             }
             None => None,
         };
-        let manifest = Manifest { layout: Layout::IMAGE, ..job.manifest };
+        let manifest = Manifest { layout: Layout::IMAGE, ..job.manifest.clone() };
         let mut file = describe(&manifest, &self.settings.node, job.scheduled)?;
         file.parent = base.map(|(id, _)| id);
-        let changed = job.base.map(|base| base.changed).unwrap_or_default();
+        let changed = job.base.as_ref().map(|base| base.changed.clone()).unwrap_or_default();
         let parent = base.map(|(_, root)| Parent { root, changed });
         progress.add_total(job.image.size());
         let archived = Archiver::new(&session, &indexed, &cipher, &job.image, parent)
@@ -117,12 +121,35 @@ impl Repository {
     }
 }
 
-/// A prune that knew nothing of the backup may have taken away what it found in the index.
+/// A prune that knew nothing of the backup may have taken away what it found in the index, or what it has
+/// itself stored since.
 fn keep_in_index(session: &Session, opened: &Opened, found: &BTreeSet<String>) -> Result<()> {
-    match found.is_subset(&names(session, FileType::Index)?) {
-        true => Ok(()),
-        false => recover(session, opened),
+    let (index, packs): (Vec<_>, Vec<_>) = session
+        .stored()
+        .into_iter()
+        .filter_map(|name| {
+            Some(name.split_once('/')?).map(|(kind, id)| (kind.to_owned(), id.to_owned()))
+        })
+        .filter(|(kind, _)| kind != FileType::Snapshot.dirname())
+        .partition(|(kind, _)| kind == FileType::Index.dirname());
+    let own: BTreeSet<String> = index.into_iter().map(|(_, id)| id).collect();
+    let there = names(session, FileType::Index)?;
+    if !found.is_subset(&there) || !own.is_subset(&there) {
+        recover(session, opened)?;
     }
+    for (kind, id) in packs {
+        let name = format!("{kind}/{id}");
+        if session.store().size(&name)?.is_none() {
+            return Err(session
+                .store()
+                .error(
+                    ErrorKind::Unavailable,
+                    format_args!("{name} was removed by a prune meanwhile"),
+                )
+                .hint("make the backup again"));
+        }
+    }
+    Ok(())
 }
 
 /// The backup to make the difference to, if it is still there.

@@ -142,6 +142,12 @@ impl Stored {
 
     fn refresh(&self, session: &Session) -> Result<()> {
         let old = self.name().clone();
+        if self.store.size(&old)?.is_none() {
+            // Whoever took it away may have removed what the work has stored: a new lock would hide that.
+            let gone = self.store.error(ErrorKind::InUse, "somebody has removed this work's lock");
+            session.fail(gone.again());
+            return Err(gone);
+        }
         let stored = self.store_anew().map(|name| session.rely_on(&name));
         match &stored {
             Ok(()) => self.remove(&old),

@@ -13,6 +13,7 @@ use rustic_core::repofile::{BlobType, IndexBlob, IndexFile, IndexId, IndexPack};
 use rustic_core::{FileType, RepairIndexOptions};
 
 use super::cipher::{Cipher, Digest};
+use super::lock::Access;
 use super::pack::{Blob, Kind, Pack, PackEntry, Packing, store_index};
 use super::reading::Indexed;
 use super::session::{Session, object, pack_name};
@@ -35,32 +36,48 @@ impl Repository {
         session.store().put(&format!("{NOTES}/{damaged}"), &[])
     }
 
-    /// The repository with the index of all that it has, put in order, and the names of the index files that
-    /// told.
-    pub(super) fn mended(&self, session: &Arc<Session>) -> Result<(Indexed, BTreeSet<String>)> {
-        match self.mend_and_index(session) {
+    /// The repository with its index, and the names of the index files that told. Leaves a note if the index
+    /// is damaged.
+    pub(super) fn index(&self, session: &Arc<Session>) -> Result<(Indexed, BTreeSet<String>)> {
+        let opened = self.open(session)?;
+        let names = names(session, FileType::Index)?;
+        let indexed = opened.to_indexed().map_err(|error| session.explain(&error));
+        if let Err(error) = &indexed
+            && error.kind() == ErrorKind::Corrupt
+        {
+            self.note_damage(session, INDEX)?;
+        }
+        Ok((indexed?, names))
+    }
+
+    /// Runs `work`, and once more if it found the index damaged and left a note of that.
+    pub(super) fn with_index<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
+        self.mend()?;
+        match work() {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                self.note_damage(session, INDEX)?;
-                self.mend_and_index(session)
+                self.mend()?;
+                work()
             }
             other => other,
         }
     }
 
-    fn mend_and_index(&self, session: &Arc<Session>) -> Result<(Indexed, BTreeSet<String>)> {
-        let opened = self.open(session)?;
-        self.mend(session, &opened)?;
-        let names = names(session, FileType::Index)?;
-        let indexed = opened.to_indexed().map_err(|error| session.explain(&error))?;
-        Ok((indexed, names))
-    }
-
-    /// Puts in order what was noted.
-    fn mend(&self, session: &Arc<Session>, opened: &Opened) -> Result<()> {
-        self.mend_index(session)?;
+    /// Puts in order what was noted. Nobody else may use the repository meanwhile: what they have read of the
+    /// index would not hold any more.
+    ///
+    /// # Errors
+    /// `InUse` while others use it, if there is something to mend.
+    pub(super) fn mend(&self) -> Result<()> {
+        let session = self.session(&Arc::default())?;
+        if session.store().list(NOTES)?.is_empty() {
+            return Ok(());
+        }
+        let opened = self.open(&session)?;
+        let _lock = self.lock(&session, &opened, Access::Exclusive)?;
+        self.mend_index(&session)?;
         for (pack, _) in session.store().list(NOTES)? {
             tracing::warn!(repository = %self.name(), pack, "setting a damaged pack aside");
-            set_aside(session, opened, &self.cipher(opened)?, &pack)?;
+            set_aside(&session, &opened, &self.cipher(&opened)?, &pack)?;
             session.store().remove(&format!("{NOTES}/{pack}"))?;
         }
         Ok(())
@@ -68,7 +85,7 @@ impl Repository {
 
     /// Makes the index anew, from what packs say of themselves, where it was noted as damaged. Until that is
     /// done packs look as if nobody needed them.
-    pub(super) fn mend_index(&self, session: &Arc<Session>) -> Result<()> {
+    fn mend_index(&self, session: &Arc<Session>) -> Result<()> {
         let (store, note) = (session.store(), format!("{NOTES}/{INDEX}"));
         if store.size(&note)?.is_none() {
             return Ok(());
@@ -149,6 +166,7 @@ fn entry(pack: &IndexPack) -> Result<PackEntry> {
     Ok(PackEntry {
         id: Digest::try_from(pack.id.into_inner())?,
         blobs: pack.blobs.iter().map(blob).collect::<Result<_>>()?,
+        time: None,
     })
 }
 

@@ -367,6 +367,9 @@ impl Repository {
     }
 }
 
+/// How long after its key an `init` may take to store the config.
+const HALF_MADE: Duration = Duration::from_secs(3);
+
 /// Removes the keys that an `init` which broke off has left. The password opens them too, but they are not
 /// the key of what is written later, and whoever takes one of them for it can read nothing.
 fn clear_half_made(store: &Store) -> Result<()> {
@@ -377,7 +380,17 @@ fn clear_half_made(store: &Store) -> Result<()> {
                 .hint("put it back from a copy: without it nothing there can be read"));
         }
     }
-    for (key, _) in store.list("keys")? {
+    let keys = store.list("keys")?;
+    if !keys.is_empty() {
+        // Another host may be at it now: its key is there, and a moment later its config.
+        std::thread::sleep(HALF_MADE);
+        if store.size("config")?.is_some() {
+            return Err(store
+                .error(ErrorKind::Busy, "another host has just made the repository")
+                .hint("it can be used now"));
+        }
+    }
+    for (key, _) in keys {
         store.remove(&format!("keys/{key}"))?;
     }
     Ok(())

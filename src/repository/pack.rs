@@ -48,6 +48,9 @@ pub(super) struct Blob {
 pub(super) struct PackEntry {
     pub(super) id: Digest,
     pub(super) blobs: Vec<Blob>,
+    /// When it was stored; none if that is not known. A prune spares packs that are young.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) time: Option<jiff::Timestamp>,
 }
 
 #[derive(Debug, Serialize)]
@@ -107,7 +110,7 @@ impl Pack {
         self.parts.push(header.into());
         self.parts.push(Bytes::copy_from_slice(&length.to_le_bytes()));
         let id = Digest::of_all(&self.parts);
-        Ok((self.parts, PackEntry { id, blobs: self.blobs }))
+        Ok((self.parts, PackEntry { id, blobs: self.blobs, time: Some(jiff::Timestamp::now()) }))
     }
 }
 

@@ -28,6 +28,7 @@ pub(super) struct Session {
     failure: Mutex<Option<Error>>,
     packs: Mutex<JoinSet<Result<()>>>,
     lock: Mutex<Option<String>>,
+    stored: Mutex<Vec<String>>,
 }
 
 impl Session {
@@ -38,6 +39,7 @@ impl Session {
             failure: Mutex::new(None),
             packs: Mutex::new(JoinSet::new()),
             lock: Mutex::new(None),
+            stored: Mutex::default(),
         })
     }
 
@@ -138,6 +140,7 @@ impl Session {
         self.go_on()?;
         self.wait_for_packs(PACKS_AT_ONCE - 1)?;
         let (name, store) = (pack_name(id), Arc::clone(&self.store));
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).push(name.clone());
         let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
         self.failed()?;
         packs.spawn_blocking_on(
@@ -148,6 +151,11 @@ impl Session {
             self.store.runtime(),
         );
         Ok(())
+    }
+
+    /// The names of packs, index and snapshot files that this has stored.
+    pub(super) fn stored(&self) -> Vec<String> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Stores a snapshot file, once all that it needs is stored. Gives its name.
@@ -168,7 +176,9 @@ impl Session {
         self.go_on()?;
         let sealed = cipher.seal(json)?;
         let digest = Digest::of(&sealed);
-        self.store.put(&format!("{directory}/{digest}"), &[sealed.into()])?;
+        let name = format!("{directory}/{digest}");
+        self.store.put(&name, &[sealed.into()])?;
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).push(name);
         Ok(digest)
     }
 
@@ -227,6 +237,14 @@ impl ReadBackend for Objects {
 
     fn read_full(&self, tpe: FileType, id: &Id) -> RusticResult<Bytes> {
         let name = object(tpe, id);
+        if tpe == FileType::Pack {
+            // One that cannot be read is the caller's to tell of, as a part of it is.
+            let read = self.0.store.get(&name);
+            let missing = || RusticError::new(RusticKind::Backend, format!("{name} is missing"));
+            let read =
+                read.map_err(|error| RusticError::new(RusticKind::Backend, error.full_message()))?;
+            return read.ok_or_else(missing);
+        }
         let found = self.0.kept(self.0.store.get(&name))?;
         let missing = || match tpe {
             // It was in a list a moment ago.

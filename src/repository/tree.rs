@@ -64,17 +64,21 @@ impl Repository {
     /// # Errors
     /// Something of the volume cannot be read, or became shorter meanwhile; the repository cannot be written.
     pub fn back_up_tree(&self, job: TreeJob, progress: &Arc<Progress>) -> Result<Stored> {
+        self.with_index(|| self.try_to_back_up_tree(&job, progress))
+    }
+
+    fn try_to_back_up_tree(&self, job: &TreeJob, progress: &Arc<Progress>) -> Result<Stored> {
         let source = Tree::open(&job.directory)?;
         let session = self.session(progress)?;
         let opened = self.open(&session)?;
         let cipher = self.cipher(&opened)?;
         let _lock = self.lock(&session, &opened, Access::Shared)?;
-        let (indexed, index) = self.mended(&session)?;
+        let (indexed, index) = self.index(&session)?;
         let base = match job.base {
             Some(backup) => parent(&session, &indexed, backup)?,
             None => None,
         };
-        let manifest = Manifest { layout: Layout::Files, ..job.manifest };
+        let manifest = Manifest { layout: Layout::Files, ..job.manifest.clone() };
         let mut file = describe(&manifest, &self.settings.node, job.scheduled)?;
         file.parent = base.as_ref().map(|(id, _)| *id);
         let base = base.and_then(|(_, file)| Base::of(&indexed, &file));

@@ -47,6 +47,9 @@ impl Repository {
     /// # Errors
     /// `InUse` while others use the repository, for [`Prune::Now`]; it cannot be read or written.
     pub fn prune(&self, how: Prune, progress: &Arc<Progress>) -> Result<Pruned> {
+        if how != Prune::Plan {
+            self.mend()?;
+        }
         let session = self.session(progress)?;
         let opened = self.open(&session)?;
         let _lock = match how {
@@ -54,9 +57,6 @@ impl Repository {
             Prune::Mark => Some(self.lock(&session, &opened, Access::Shared)?),
             Prune::Now => Some(self.lock(&session, &opened, Access::Exclusive)?),
         };
-        if how != Prune::Plan {
-            self.mend_index(&session)?;
-        }
         let mut options = PruneOptions::default();
         options.instant_delete = how == Prune::Now;
         if how == Prune::Now {
@@ -126,6 +126,13 @@ pub(super) fn recover<S: Open>(
     options.max_repack = LimitOption::Size(bytesize::ByteSize(0));
     options.keep_pack = Span::new().years(100);
     options.keep_delete = Span::new().years(100);
-    let plan = repository.prune_plan(&options).map_err(|error| session.explain(&error))?;
-    repository.prune(&options, plan).map_err(|error| session.explain(&error))
+    loop {
+        let before = names(session, FileType::Snapshot)?;
+        let plan = repository.prune_plan(&options).map_err(|error| session.explain(&error))?;
+        repository.prune(&options, plan).map_err(|error| session.explain(&error))?;
+        // This is a prune itself, which knows nothing of a backup that was made meanwhile.
+        if names(session, FileType::Snapshot)?.is_subset(&before) {
+            return Ok(());
+        }
+    }
 }

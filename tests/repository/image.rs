@@ -1,5 +1,9 @@
 //! Images of block volumes.
 
+use holdfast::backend::SnapshotImage;
+use holdfast::repository::{Base, Image, ImageJob};
+use holdfast::units::ByteSize;
+
 use crate::world::{Disk, World, progress};
 
 const MIB: usize = 1 << 20;
@@ -49,4 +53,40 @@ fn backups_of_one_second_are_told_in_the_order_in_which_they_were_made() {
     let other = world.other(|_| {});
     let told: Vec<_> = other.backups().unwrap().iter().map(|backup| backup.id).collect();
     assert_eq!(told, made);
+}
+
+/// A snapshot of a volume of this size in which nothing was ever written.
+fn hole(disk: &mut Disk, size: usize, base: Option<Base>) -> ImageJob {
+    let mut job = disk.cut().job(None);
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(size as u64).unwrap();
+    job.manifest.snapshot.size = Some(ByteSize::new(size as u64));
+    let content = SnapshotImage::lasting(file, size as u64);
+    job.image = Image { content, allocated: vec![] };
+    job.base = base;
+    job
+}
+
+#[test]
+fn a_last_directory_that_is_nearly_whole_is_not_taken_for_another_hole() {
+    let world = World::new();
+    let mut disk = Disk::new(1, MIB);
+    let job = hole(&mut disk, 2 * 1024 * MIB - MIB, None);
+    let backup = world.repository.back_up_image(job, &progress()).unwrap().backup;
+    let verified = world.repository.verify(backup.id, &progress()).unwrap();
+    assert_eq!(verified.damage, [""; 0]);
+    assert_eq!(verified.bytes, backup.size.unwrap().bytes());
+}
+
+#[test]
+fn a_snapshot_of_a_smaller_volume_has_nothing_of_the_larger_one_behind_it() {
+    let world = World::new();
+    let mut disk = Disk::new(1, MIB);
+    let large = hole(&mut disk, 64 * MIB, None);
+    let large = world.repository.back_up_image(large, &progress()).unwrap().backup;
+    let base = Base { backup: large.id, changed: vec![] };
+    let small = hole(&mut disk, 32 * MIB, Some(base));
+    let small = world.repository.back_up_image(small, &progress()).unwrap().backup;
+    assert_eq!(world.restored_by_restic(small.id).len(), 32 * MIB);
+    assert!(world.restored(&small) == vec![0; 32 * MIB]);
 }

@@ -165,3 +165,21 @@ fn a_prune_that_breaks_off_at_any_write_loses_nothing() {
         assert!(failed >= 3, "only {failed} writes");
     }
 }
+
+#[test]
+fn the_first_backup_of_all_is_not_pruned_before_it_counts() {
+    let (world, store) = World::faulty();
+    let elsewhere = world.other(|settings| settings.node = "node-2".to_owned());
+    let mut disk = Disk::new(1, 4 * MIB);
+    disk.fill(0..4 * MIB, 1);
+    let cut = disk.cut();
+    let one = std::thread::scope(|scope| {
+        let job = cut.job(None);
+        let running = Waiting::before("snapshots/", &store, &world.repository, job, scope);
+        elsewhere.prune(Prune::Mark, &progress()).unwrap();
+        running.finish().unwrap().backup
+    });
+    world.assert_has(&[(&one, &cut)]);
+    elsewhere.prune(Prune::Now, &progress()).unwrap();
+    world.assert_has(&[(&one, &cut)]);
+}

@@ -18,7 +18,7 @@ use super::view::{PruneReport, RepositoryCheck, Verification, VerifiedBackup};
 use super::{Change, Engine};
 use crate::backend::{ContentRef, CopyCost, Extents};
 use crate::catalog;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::Step;
 use crate::id::{BackupRef, OperationId};
 use crate::model::{
@@ -124,13 +124,19 @@ impl Change {
                 (repository, blocking(move || asked.backups()).await?)
             }
         };
+        let many = backups.len() > 1;
         let subject = Subject::Repository(repository.name().clone());
         self.run_unowned("verify", subject, move |work| async move {
             let mut verified = Vec::new();
             for backup in backups {
                 let (repository, progress) = (Arc::clone(&repository), Arc::clone(&work.progress));
                 let id = backup.id;
-                let found = blocking(move || repository.verify(id, &progress)).await?;
+                let found = blocking(move || repository.verify(id, &progress)).await;
+                let found = match found {
+                    // Of many, one may be removed meanwhile.
+                    Err(error) if many && error.kind() == ErrorKind::NotFound => continue,
+                    other => other?,
+                };
                 if !found.damage.is_empty() {
                     let text = format!(
                         "backup {} of {} in {} is damaged: {}",
@@ -236,6 +242,8 @@ impl Work {
         hook: Option<HookName>,
         scheduled: bool,
     ) -> Result<Stored> {
+        // First of all: what waits for hours should neither hold a snapshot nor be of hours ago.
+        let _turn = self.turn(repository.name()).await?;
         // Before a snapshot is cut in vain.
         let asked = Arc::clone(&repository);
         let backups = blocking(move || asked.backups()).await?;
@@ -289,7 +297,7 @@ impl Work {
         let OperationKind::Backup { snapshot, made } = &operation.kind else {
             return Err(Error::internal("a backup that is none"));
         };
-        let (snapshot, _hold) = {
+        let (snapshot, base, _holds) = {
             let _ownership = self.own(&volume.name, "backup").await?;
             if self.engine.ready(&volume.name)?.uuid != volume.uuid {
                 return Err(Error::not_found(format!(
@@ -304,11 +312,13 @@ impl Work {
                 self.step(Step::BackupSnapshot, std::future::ready(cut)).await?.ignore();
             }
             let snapshot = self.engine.complete_snapshot(volume, snapshot)?;
-            let hold = self.engine.inner.config.repositories.hold(snapshot.uuid);
-            (snapshot, hold)
+            let base = self.base(volume, &snapshot, backups);
+            // Neither may go, nor another take its place, while they are compared and read.
+            let read = base.iter().map(|(base, _)| base.uuid).chain([snapshot.uuid]);
+            let repositories = &self.engine.inner.config.repositories;
+            let holds: Vec<_> = read.map(|uuid| repositories.hold(uuid)).collect();
+            (snapshot, base, holds)
         };
-        let _turn = self.turn().await?;
-        let base = self.base(volume, &snapshot, backups);
         let job = self.image_job(volume, &snapshot, base, scheduled).await?;
         let progress = Arc::clone(&self.progress);
         let store = blocking(move || repository.back_up_image(job, &progress));
@@ -316,8 +326,8 @@ impl Work {
     }
 
     /// Waits until a backup may be on its way, which can be for hours, or until it is cancelled.
-    async fn turn(&self) -> Result<OwnedSemaphorePermit> {
-        let turns = Arc::clone(&self.engine.inner.config.repositories.turns);
+    async fn turn(&self, repository: &RepositoryName) -> Result<OwnedSemaphorePermit> {
+        let turns = self.engine.inner.config.repositories.turns(repository)?;
         let mut turn = pin!(turns.acquire_owned());
         loop {
             self.progress.go_on()?;

@@ -23,7 +23,8 @@ const ANSWER: Duration = Duration::from_secs(30);
 pub struct Repositories {
     all: BTreeMap<RepositoryName, Arc<Repository>>,
     default: Option<RepositoryName>,
-    pub(super) turns: Arc<Semaphore>,
+    /// For each its own: a slow one holds up no other.
+    turns: BTreeMap<RepositoryName, Arc<Semaphore>>,
     /// Snapshots that are being read, and by how many.
     read: Arc<Mutex<HashMap<SnapshotUuid, usize>>>,
 }
@@ -48,15 +49,19 @@ impl Drop for ReadHold {
 }
 
 impl Repositories {
-    /// These repositories, of which `default` is used where none is named; `concurrency` backups at once.
+    /// These repositories, of which `default` is used where none is named; `concurrency` backups at once into each.
     pub fn new(all: Vec<Repository>, default: Option<RepositoryName>, concurrency: usize) -> Self {
         let named = |repository: Repository| (repository.name().clone(), Arc::new(repository));
-        Self {
-            all: all.into_iter().map(named).collect(),
-            default,
-            turns: Arc::new(Semaphore::new(concurrency.max(1))),
-            read: Arc::default(),
-        }
+        let all: BTreeMap<_, _> = all.into_iter().map(named).collect();
+        let turns =
+            |name: &RepositoryName| (name.clone(), Arc::new(Semaphore::new(concurrency.max(1))));
+        Self { turns: all.keys().map(turns).collect(), all, default, read: Arc::default() }
+    }
+
+    /// Those who want to back up into a repository line up here.
+    pub(super) fn turns(&self, repository: &RepositoryName) -> Result<Arc<Semaphore>> {
+        let turns = self.turns.get(repository).cloned();
+        turns.ok_or_else(|| Error::internal("a repository without turns"))
     }
 
     /// The repository of this name, or the default one.
@@ -262,9 +267,12 @@ impl Engine {
             }
         }
         match (&found[..], unread) {
-            ([(repository, backup)], _) => Ok((Arc::clone(repository), (**backup).clone())),
+            ([(repository, backup)], None) => Ok((Arc::clone(repository), (**backup).clone())),
+            ([(repository, backup)], Some(_)) if wanted.to_string() == backup.id.to_string() => {
+                Ok((Arc::clone(repository), (**backup).clone()))
+            }
             // It may be in the one that cannot be read.
-            ([], Some(error)) => Err(error),
+            ([] | [_], Some(error)) => Err(error),
             ([], None) => Err(Error::not_found(format!("there is no backup {wanted}"))
                 .hint("see `holdfast backup ls`")),
             _ => Err(Error::invalid(format!("the ids of several backups begin with {wanted}"))

@@ -54,7 +54,10 @@ impl Engine {
                 }
             }
             RunKind::Backup => {
-                let repository = schedule.repository;
+                // Where the schedule's backups go, and nowhere else: others may be the last ones.
+                let repositories = &self.inner.config.repositories;
+                let repository = repositories.get(schedule.repository.as_ref())?.name().clone();
+                let repository = Some(repository);
                 let all = self.backups(Some(&volume.name), repository.as_ref()).await?;
                 let made = scheduled(all, volume.uuid).into_iter();
                 let made: Vec<_> = made.map(|backup| (backup.id, backup.created)).collect();
