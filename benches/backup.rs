@@ -247,7 +247,7 @@ fn full() {
             let mut result = None;
             forget_peak();
             let time = timed(|| {
-                result = Some(repository.back_up_image(job, &Arc::default()).unwrap().backup)
+                result = Some(repository.back_up_image(&job, &Arc::default()).unwrap().backup)
             });
             made = result;
             memory.set(memory.get().max(peak_memory()));
@@ -344,12 +344,12 @@ fn sparse() {
         let mut backup = None;
         let first = timed(|| {
             let job = job(&path, number, data.clone(), None);
-            backup = Some(repository.back_up_image(job, &Arc::default()).unwrap().backup);
+            backup = Some(repository.back_up_image(&job, &Arc::default()).unwrap().backup);
         });
         let base = Base { backup: backup.unwrap().id, changed: vec![] };
         let again = timed(|| {
             repository
-                .back_up_image(job(&path, number + 1, data, Some(base)), &Arc::default())
+                .back_up_image(&job(&path, number + 1, data, Some(base)), &Arc::default())
                 .unwrap();
         });
         println!(

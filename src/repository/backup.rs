@@ -63,8 +63,8 @@ impl Repository {
     ///
     /// # Errors
     /// The image cannot be read, or the repository not written.
-    pub fn back_up_image(&self, job: ImageJob, progress: &Arc<Progress>) -> Result<Stored> {
-        self.with_index(|| self.try_to_back_up_image(&job, progress))
+    pub fn back_up_image(&self, job: &ImageJob, progress: &Arc<Progress>) -> Result<Stored> {
+        self.with_index(|| self.try_to_back_up_image(job, progress))
     }
 
     fn try_to_back_up_image(&self, job: &ImageJob, progress: &Arc<Progress>) -> Result<Stored> {

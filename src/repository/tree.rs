@@ -63,8 +63,8 @@ impl Repository {
     ///
     /// # Errors
     /// Something of the volume cannot be read, or became shorter meanwhile; the repository cannot be written.
-    pub fn back_up_tree(&self, job: TreeJob, progress: &Arc<Progress>) -> Result<Stored> {
-        self.with_index(|| self.try_to_back_up_tree(&job, progress))
+    pub fn back_up_tree(&self, job: &TreeJob, progress: &Arc<Progress>) -> Result<Stored> {
+        self.with_index(|| self.try_to_back_up_tree(job, progress))
     }
 
     fn try_to_back_up_tree(&self, job: &TreeJob, progress: &Arc<Progress>) -> Result<Stored> {

@@ -26,7 +26,7 @@ pub(crate) struct Three {
 impl Three {
     pub(crate) fn new(world: &World) -> Self {
         let back_up = |cut: &Cut, base: Option<(&Backup, &Cut)>| {
-            world.repository.back_up_image(cut.job(base), &progress()).unwrap().backup
+            world.repository.back_up_image(&cut.job(base), &progress()).unwrap().backup
         };
         let mut other = Disk::new(2, 3 * MIB);
         other.fill(0..2 * MIB, 9);
@@ -60,7 +60,7 @@ impl Three {
     pub(crate) fn back_up_again(&mut self, world: &World) -> (Backup, Cut) {
         let cut = self.disk.cut();
         let job = cut.job(Some((&self.second.0, &self.second.1)));
-        (world.repository.back_up_image(job, &progress()).unwrap().backup, cut)
+        (world.repository.back_up_image(&job, &progress()).unwrap().backup, cut)
     }
 }
 
@@ -234,7 +234,7 @@ fn data_that_the_volume_has_no_more_is_lost_to_those_alone_that_need_it() {
     three.disk.fill(2 * MIB..3 * MIB, 7);
     let third = three.disk.cut();
     let job = third.job(Some((&three.second.0, &three.second.1)));
-    let third = (world.repository.back_up_image(job, &progress()).unwrap().backup, third);
+    let third = (world.repository.back_up_image(&job, &progress()).unwrap().backup, third);
     let (pack, at) = three.chunk(2);
     flip(&pack.path, at + 1000);
     assert_eq!(damage_of(&world, &third.0), [""; 0]);
@@ -242,7 +242,7 @@ fn data_that_the_volume_has_no_more_is_lost_to_those_alone_that_need_it() {
 
     let fourth = three.disk.cut();
     let job = fourth.job(Some((&third.0, &third.1)));
-    let stored = world.repository.back_up_image(job, &progress()).unwrap();
+    let stored = world.repository.back_up_image(&job, &progress()).unwrap();
     assert!(stored.read == 0, "what is whole need not be read again: {stored:?}");
     let fourth = (stored.backup, fourth);
     for (backup, cut) in [&three.other, &third, &fourth] {

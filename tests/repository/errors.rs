@@ -17,7 +17,7 @@ const MIB: usize = 1 << 20;
 fn assert_unusable(repository: &Repository, kind: ErrorKind, says: &str, hint: &str) {
     let cut = Disk::new(1, MIB).cut();
     let errors: [Error; 4] = [
-        repository.back_up_image(cut.job(None), &progress()).unwrap_err(),
+        repository.back_up_image(&cut.job(None), &progress()).unwrap_err(),
         repository.backups().unwrap_err(),
         repository.prune(Prune::Plan, &progress()).unwrap_err(),
         repository.check(&progress()).unwrap_err(),
@@ -62,7 +62,7 @@ fn no_repository_and_no_directory() {
 fn a_repository_that_has_lost_its_config_is_not_made_anew() {
     let world = World::new();
     let cut = Disk::new(1, MIB).cut();
-    world.repository.back_up_image(cut.job(None), &progress()).unwrap();
+    world.repository.back_up_image(&cut.job(None), &progress()).unwrap();
     std::fs::remove_file(world.directory().join("config")).unwrap();
     let error = world.other(|_| {}).init().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
@@ -78,7 +78,7 @@ fn a_store_that_may_only_be_read() {
     let mut volume = Disk::new(1, 3 * MIB);
     volume.fill(0..MIB, 1);
     let cut = volume.cut();
-    let backup = world.repository.back_up_image(cut.job(None), &progress()).unwrap().backup;
+    let backup = world.repository.back_up_image(&cut.job(None), &progress()).unwrap().backup;
     disk.remount("ro");
     assert!(world.restored(&backup) == cut.content);
     let verified = world.repository.verify(backup.id, &progress()).unwrap();
@@ -86,7 +86,7 @@ fn a_store_that_may_only_be_read() {
     assert_eq!(world.repository.check(&progress()).unwrap(), [""; 0]);
     assert_eq!(world.repository.backups().unwrap().len(), 1);
     for error in [
-        world.repository.back_up_image(cut.job(None), &progress()).unwrap_err(),
+        world.repository.back_up_image(&cut.job(None), &progress()).unwrap_err(),
         world.repository.prune(Prune::Now, &progress()).unwrap_err(),
         world.repository.remove(backup.id).unwrap_err(),
     ] {
@@ -155,7 +155,7 @@ fn uses_and_logs_everything() {
     disk.fill(0..MIB, 1);
     println!("{:?} {:?}", world.repository, world.repository.init());
     let cut = disk.cut();
-    let backup = world.repository.back_up_image(cut.job(None), &Arc::default()).unwrap().backup;
+    let backup = world.repository.back_up_image(&cut.job(None), &Arc::default()).unwrap().backup;
     println!("{:?}", world.repository.verify(backup.id, &progress()));
     println!("{:?}", world.repository.prune(Prune::Mark, &progress()));
     let keys = world.repository.location().to_string() + "/keys";

@@ -42,7 +42,7 @@ impl<'scope> Waiting<'scope> {
             }
             None
         });
-        let backup = scope.spawn(move || repository.back_up_image(job, &progress()));
+        let backup = scope.spawn(move || repository.back_up_image(&job, &progress()));
         is_reached.recv_timeout(LIMIT).expect("the backup stores something there");
         Self { backup, go_on }
     }

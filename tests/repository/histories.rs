@@ -143,7 +143,7 @@ impl Model {
             Base::Any(which) => Some(which.get(&of_volume)),
         };
         let base = base.map(|i| (&self.made[*i].1, &self.made[*i].2));
-        let stored = self.world.repository.back_up_image(cut.job(base), &progress()).unwrap();
+        let stored = self.world.repository.back_up_image(&cut.job(base), &progress()).unwrap();
         self.made.push((volume, stored.backup, cut));
         self.removed.push(false);
     }

@@ -15,7 +15,7 @@ fn what_is_backed_up_comes_back_by_us_and_by_plain_restic() {
     disk.fill(0..3 * MIB, 1);
     disk.fill(9 * MIB..10 * MIB + 5000, 2);
     let first = disk.cut();
-    let backup = world.repository.back_up_image(first.job(None), &progress()).unwrap().backup;
+    let backup = world.repository.back_up_image(&first.job(None), &progress()).unwrap().backup;
     assert_eq!(world.repository.backups().unwrap(), [backup.clone().into()]);
     world.assert_sound();
     assert!(world.restored(&backup) == first.content);
@@ -25,7 +25,7 @@ fn what_is_backed_up_comes_back_by_us_and_by_plain_restic() {
     disk.content[..MIB].fill(0);
     let second = disk.cut();
     let difference = second.job(Some((&backup, &first)));
-    let next = world.repository.back_up_image(difference, &progress()).unwrap();
+    let next = world.repository.back_up_image(&difference, &progress()).unwrap();
     assert!(next.read < 5 * MIB as u64, "{next:?}");
     let next = next.backup;
     assert_eq!(next.parent, Some(backup.id));
@@ -47,7 +47,7 @@ fn backups_of_one_second_are_told_in_the_order_in_which_they_were_made() {
         .map(|seed| {
             disk.fill(0..4096, seed);
             let job = disk.cut().job(None);
-            world.repository.back_up_image(job, &progress()).unwrap().backup.id
+            world.repository.back_up_image(&job, &progress()).unwrap().backup.id
         })
         .collect();
     let other = world.other(|_| {});
@@ -72,7 +72,7 @@ fn a_last_directory_that_is_nearly_whole_is_not_taken_for_another_hole() {
     let world = World::new();
     let mut disk = Disk::new(1, MIB);
     let job = hole(&mut disk, 2 * 1024 * MIB - MIB, None);
-    let backup = world.repository.back_up_image(job, &progress()).unwrap().backup;
+    let backup = world.repository.back_up_image(&job, &progress()).unwrap().backup;
     let verified = world.repository.verify(backup.id, &progress()).unwrap();
     assert_eq!(verified.damage, [""; 0]);
     assert_eq!(verified.bytes, backup.size.unwrap().bytes());
@@ -83,10 +83,10 @@ fn a_snapshot_of_a_smaller_volume_has_nothing_of_the_larger_one_behind_it() {
     let world = World::new();
     let mut disk = Disk::new(1, MIB);
     let large = hole(&mut disk, 64 * MIB, None);
-    let large = world.repository.back_up_image(large, &progress()).unwrap().backup;
+    let large = world.repository.back_up_image(&large, &progress()).unwrap().backup;
     let base = Base { backup: large.id, changed: vec![] };
     let small = hole(&mut disk, 32 * MIB, Some(base));
-    let small = world.repository.back_up_image(small, &progress()).unwrap().backup;
+    let small = world.repository.back_up_image(&small, &progress()).unwrap().backup;
     assert_eq!(world.restored_by_restic(small.id).len(), 32 * MIB);
     assert!(world.restored(&small) == vec![0; 32 * MIB]);
 }

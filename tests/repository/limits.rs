@@ -21,7 +21,7 @@ fn a_limit_on_uploads_is_kept() {
     let mut disk = Disk::new(1, 8 * MIB);
     disk.fill(0..6 * MIB, 1);
     let (cut, begun) = (disk.cut(), Instant::now());
-    let backup = slow.back_up_image(cut.job(None), &progress()).unwrap().backup;
+    let backup = slow.back_up_image(&cut.job(None), &progress()).unwrap().backup;
     let took = begun.elapsed().as_secs_f64();
     assert!(backup.added > 6 * MIB as u64);
     // The index and the snapshot come last and are small; before them all else is due.
@@ -67,7 +67,7 @@ fn backs_up_a_large_volume_again() {
     let world = World::in_child();
     let backup = world.repository.backups().unwrap()[0].id;
     let job = large(2, Some(Base { backup, changed: vec![] }));
-    let stored = world.repository.back_up_image(job, &progress()).unwrap();
+    let stored = world.repository.back_up_image(&job, &progress()).unwrap();
     assert_eq!((stored.read, stored.backup.parent), (0, Some(backup)), "{stored:?}");
     println!("{} MiB of memory", peak_memory() / MIB as u64);
     assert!(peak_memory() < 300 * MIB as u64, "{} MiB", peak_memory() / MIB as u64);
@@ -77,7 +77,7 @@ fn backs_up_a_large_volume_again() {
 fn a_large_volume_in_which_nothing_changed_costs_little() {
     let world = World::new();
     let begun = Instant::now();
-    world.repository.back_up_image(large(1, None), &progress()).unwrap();
+    world.repository.back_up_image(&large(1, None), &progress()).unwrap();
     println!("the first backup of {} GiB took {:?}", size() / GIB, begun.elapsed());
     let begun = Instant::now();
     let status = world.child("limits::backs_up_a_large_volume_again").status().unwrap();

@@ -22,7 +22,7 @@ fn cut_of(number: u128) -> Cut {
 }
 
 fn back_up(world: &World, cut: &Cut) -> Backup {
-    world.repository.back_up_image(cut.job(None), &progress()).unwrap().backup
+    world.repository.back_up_image(&cut.job(None), &progress()).unwrap().backup
 }
 
 fn locks(world: &World) -> Vec<PathBuf> {
@@ -49,7 +49,7 @@ fn while_a_backup_runs_nobody_prunes_and_others_read_and_back_up() {
 
         assert!(world.restored(&one) == first.content);
         other.verify(one.id, &progress()).unwrap();
-        let three = other.back_up_image(third.job(None), &progress()).unwrap().backup;
+        let three = other.back_up_image(&third.job(None), &progress()).unwrap().backup;
         let two = running.finish().unwrap().backup;
         world.assert_has(&[(&one, &first), (&two, &second), (&three, &third)]);
     });
@@ -131,7 +131,7 @@ fn an_exclusive_lock_of_restic_keeps_us_away_until_it_is_gone() {
     let cut = cut_of(1);
     let backup = back_up(&world, &cut);
     let mut restic = Stopped::new(&world);
-    let job = || world.repository.back_up_image(cut.job(None), &progress());
+    let job = || world.repository.back_up_image(&cut.job(None), &progress());
     for error in [
         job().unwrap_err(),
         world.repository.prune(Prune::Now, &progress()).unwrap_err(),
@@ -179,7 +179,7 @@ fn a_lock_that_cannot_be_removed_is_removed_by_the_next_work_here() {
 fn dies_in_a_backup() {
     let world = World::in_child();
     failpoint::arm("repository.pack=kill").unwrap();
-    let _ = world.repository.back_up_image(cut_of(2).job(None), &progress());
+    let _ = world.repository.back_up_image(&cut_of(2).job(None), &progress());
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn a_lock_that_cannot_be_read_is_named_and_one_that_is_being_written_is_none() {
     std::fs::write(directory.join(format!("{name}-tmp-17")), "").unwrap();
     back_up(&world, &cut);
     std::fs::write(directory.join(&name), "x").unwrap();
-    let error = world.repository.back_up_image(cut.job(None), &progress()).unwrap_err();
+    let error = world.repository.back_up_image(&cut.job(None), &progress()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
     assert!(error.full_message().contains(&name), "{error:?}");
     assert!(error.hint_text().unwrap().contains("restic unlock --remove-all"), "{error:?}");

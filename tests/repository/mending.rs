@@ -28,7 +28,7 @@ fn assert_finished_at_the_next_try(damage: impl Fn(&World, &Three)) {
     for n in 1.. {
         let count = store.fail_from(n, Failure::Refused);
         let job = cut.job(Some((&three.second.0, &three.second.1)));
-        let broken_off = world.repository.back_up_image(job, &progress());
+        let broken_off = world.repository.back_up_image(&job, &progress());
         store.obey_nothing();
         if broken_off.is_ok() {
             assert!(count.load(Ordering::SeqCst) > 6, "only {n} steps");

@@ -27,7 +27,7 @@ fn packs(world: &World) -> u64 {
 }
 
 fn back_up(world: &World, cut: &Cut, base: Option<(&Backup, &Cut)>) -> Backup {
-    world.repository.back_up_image(cut.job(base), &progress()).unwrap().backup
+    world.repository.back_up_image(&cut.job(base), &progress()).unwrap().backup
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn an_index_that_is_removed_while_it_is_read_is_a_reason_to_try_again() {
         }
         None
     });
-    let error = world.repository.back_up_image(cut.job(None), &progress()).unwrap_err();
+    let error = world.repository.back_up_image(&cut.job(None), &progress()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
     assert!(error.hint_text().unwrap().contains("try again"), "{error:?}");
     store.obey_nothing();

@@ -22,7 +22,7 @@ fn two_cuts() -> (Cut, Cut) {
 fn assert_works(world: &World) {
     world.repository.init().unwrap();
     let (first, second) = two_cuts();
-    let back_up = |job| world.repository.back_up_image(job, &progress()).unwrap().backup;
+    let back_up = |job| world.repository.back_up_image(&job, &progress()).unwrap().backup;
     let one = back_up(first.job(None));
     let two = back_up(second.job(Some((&one, &first))));
     assert!(two.added < 3 * MIB as u64, "{two:?}");
@@ -45,7 +45,7 @@ fn more_objects_than_one_list_has() {
     let world = Moto::world(moto.address, BUCKET);
     world.repository.init().unwrap();
     let (first, _) = two_cuts();
-    let one = world.repository.back_up_image(first.job(None), &progress()).unwrap().backup;
+    let one = world.repository.back_up_image(&first.job(None), &progress()).unwrap().backup;
     for i in 0..1010 {
         let id = format!("{i:064x}");
         moto.put(&format!("some/prefix/data/{}/{id}", &id[..2]), b"nobody needs this");
@@ -122,7 +122,7 @@ fn damage_in_the_bucket_is_found_though_a_whole_copy_is_kept_here() {
     let world = Moto::world(moto.address, BUCKET);
     world.repository.init().unwrap();
     let (first, second) = two_cuts();
-    let one = world.repository.back_up_image(first.job(None), &progress()).unwrap().backup;
+    let one = world.repository.back_up_image(&first.job(None), &progress()).unwrap().backup;
     assert!(world.restored(&one) == first.content);
     let packs = world.packs();
     let tree = packs.iter().find(|pack| pack.tree).unwrap();
@@ -130,7 +130,7 @@ fn damage_in_the_bucket_is_found_though_a_whole_copy_is_kept_here() {
     let damage = world.repository.verify(one.id, &progress()).unwrap().damage;
     assert!(!damage.is_empty() && damage[0].contains(&tree.id), "{damage:?}");
     let job = second.job(Some((&one, &first)));
-    let two = world.repository.back_up_image(job, &progress()).unwrap().backup;
+    let two = world.repository.back_up_image(&job, &progress()).unwrap().backup;
     world.repository.remove(one.id).unwrap();
     world.assert_has(&[(&two, &second)]);
 }

@@ -26,12 +26,12 @@ fn two_cuts() -> (Cut, Cut) {
 fn a_store_that_fails_at_any_write_gets_no_backup_and_the_next_one_works() {
     let (world, store) = World::faulty();
     let (first, second) = two_cuts();
-    let backup = world.repository.back_up_image(first.job(None), &progress()).unwrap().backup;
+    let backup = world.repository.back_up_image(&first.job(None), &progress()).unwrap().backup;
     let mut failed = 0;
     let next = loop {
         let count = store.fail_from(failed + 1, Failure::Refused);
         let result =
-            world.repository.back_up_image(second.job(Some((&backup, &first))), &progress());
+            world.repository.back_up_image(&second.job(Some((&backup, &first))), &progress());
         store.obey_nothing();
         match result {
             Ok(stored) => break stored.backup,
@@ -50,7 +50,7 @@ fn a_store_that_fails_at_any_write_gets_no_backup_and_the_next_one_works() {
 fn one_write_that_fails_among_others_that_do_not_leaves_no_index_that_names_it() {
     let (world, store) = World::faulty();
     let (first, second) = two_cuts();
-    let backup = world.repository.back_up_image(first.job(None), &progress()).unwrap().backup;
+    let backup = world.repository.back_up_image(&first.job(None), &progress()).unwrap().backup;
     for n in 0.. {
         let seen = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&seen);
@@ -58,7 +58,7 @@ fn one_write_that_fails_among_others_that_do_not_leaves_no_index_that_names_it()
             let counts = verb == Verb::Put && !path.starts_with("locks");
             (counts && count.fetch_add(1, Ordering::SeqCst) == n).then_some(Failure::Refused)
         });
-        let result = world.repository.back_up_image(second.job(None), &progress());
+        let result = world.repository.back_up_image(&second.job(None), &progress());
         let reached = seen.load(Ordering::SeqCst) > n;
         assert_eq!(result.is_err(), reached, "write {n}: {result:?}");
         world.assert_sound();
@@ -77,7 +77,7 @@ fn what_a_store_refuses_for_a_while_is_stored_at_another_try() {
         let fails = verb.writes() && writes.fetch_add(1, Ordering::SeqCst).is_multiple_of(3);
         fails.then_some(Failure::Unreachable)
     });
-    let backup = world.repository.back_up_image(cut.job(None), &progress()).unwrap().backup;
+    let backup = world.repository.back_up_image(&cut.job(None), &progress()).unwrap().backup;
     store.obey_nothing();
     world.assert_has(&[(&backup, &cut)]);
 }
@@ -89,7 +89,7 @@ fn a_store_that_cannot_be_reached_gives_an_error_that_may_pass() {
     store.obey(|verb, path| {
         (verb == Verb::Put && path.starts_with("data")).then_some(Failure::Unreachable)
     });
-    let error = world.repository.back_up_image(cut.job(None), &progress()).unwrap_err();
+    let error = world.repository.back_up_image(&cut.job(None), &progress()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
     assert!(error.kind().is_temporary() && error.hint_text().is_some());
     world.assert_has(&[]);
@@ -99,17 +99,17 @@ fn a_store_that_cannot_be_reached_gives_an_error_that_may_pass() {
 fn an_image_that_ends_before_its_size_gives_no_backup() {
     let world = World::new();
     let (first, second) = two_cuts();
-    let backup = world.repository.back_up_image(first.job(None), &progress()).unwrap().backup;
+    let backup = world.repository.back_up_image(&first.job(None), &progress()).unwrap().backup;
     for (based, length) in [(false, 9 * MIB + 5), (true, 9 * MIB + 5), (true, 8 * MIB)] {
         let mut job = second.job(based.then_some((&backup, &first)));
         let short = tempfile::tempfile().unwrap();
         short.write_all_at(&second.content[..length], 0).unwrap();
         job.image.content.file = short;
-        let error = world.repository.back_up_image(job, &progress()).unwrap_err();
+        let error = world.repository.back_up_image(&job, &progress()).unwrap_err();
         assert!(error.full_message().contains("cannot read the snapshot at byte"), "{error:?}");
     }
     world.assert_has(&[(&backup, &first)]);
-    let next = world.repository.back_up_image(second.job(Some((&backup, &first))), &progress());
+    let next = world.repository.back_up_image(&second.job(Some((&backup, &first))), &progress());
     world.assert_has(&[(&backup, &first), (&next.unwrap().backup, &second)]);
 }
 
@@ -128,13 +128,14 @@ fn at_request(store: &Faulty, n: usize, now: impl Fn() + Send + Sync + 'static) 
 fn a_backup_that_is_cancelled_at_any_request_is_not_there() {
     let (world, store) = World::faulty();
     let (first, second) = two_cuts();
-    let backup = world.repository.back_up_image(first.job(None), &progress()).unwrap().backup;
+    let backup = world.repository.back_up_image(&first.job(None), &progress()).unwrap().backup;
     let mut cancelled = 0;
     for n in 1.. {
         let progress: Arc<Progress> = Arc::default();
         let word = Arc::clone(&progress);
         at_request(&store, n, move || word.cancel());
-        let result = world.repository.back_up_image(second.job(Some((&backup, &first))), &progress);
+        let result =
+            world.repository.back_up_image(&second.job(Some((&backup, &first))), &progress);
         store.obey_nothing();
         match result {
             // There are no more requests, or the word came with the last of them.
@@ -156,8 +157,9 @@ fn a_full_disk_gets_no_backup_and_the_next_one_works_when_there_is_room() {
     let disk = Mounted::tmpfs(&world.directory(), "size=12m");
     world.repository.init().unwrap();
     let (first, second) = two_cuts();
-    let backup = world.repository.back_up_image(first.job(None), &progress()).unwrap().backup;
-    let again = || world.repository.back_up_image(second.job(Some((&backup, &first))), &progress());
+    let backup = world.repository.back_up_image(&first.job(None), &progress()).unwrap().backup;
+    let again =
+        || world.repository.back_up_image(&second.job(Some((&backup, &first))), &progress());
     let error = again().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutOfSpace, "{error:?}");
     assert!(error.hint_text().unwrap().contains("backup prune"), "{error:?}");
@@ -184,7 +186,7 @@ fn a_repository_that_was_half_made_is_made_by_the_next_try() {
         store.obey_nothing();
         assert_eq!(world.over(&store, "node-2").init().unwrap(), Outcome::Changed);
         let (_, cut) = two_cuts();
-        let backup = world.repository.back_up_image(cut.job(None), &progress()).unwrap().backup;
+        let backup = world.repository.back_up_image(&cut.job(None), &progress()).unwrap().backup;
         world.assert_has(&[(&backup, &cut)]);
         std::fs::remove_dir_all(world.directory()).unwrap();
         std::fs::create_dir(world.directory()).unwrap();

@@ -50,7 +50,7 @@ impl Volume {
     }
 
     fn back_up(&mut self, world: &World, base: Option<BackupId>) -> (Backup, u64) {
-        let stored = world.repository.back_up_tree(self.job(base), &progress()).unwrap();
+        let stored = world.repository.back_up_tree(&self.job(base), &progress()).unwrap();
         (stored.backup, stored.read)
     }
 }
@@ -274,7 +274,7 @@ fn a_file_that_changed_about_when_the_base_was_cut_is_read_again() {
     volume.write("file", noise(MIB, 1));
     let mut job = volume.job(None);
     job.manifest.snapshot.created = jiff::Timestamp::now();
-    let first = world.repository.back_up_tree(job, &progress()).unwrap().backup;
+    let first = world.repository.back_up_tree(&job, &progress()).unwrap().backup;
     let (_, read) = volume.back_up(&world, Some(first.id));
     assert_eq!(read, MIB as u64);
 }
@@ -285,7 +285,7 @@ fn a_file_that_cannot_be_read_leaves_no_backup() {
     let mut volume = Volume::new(&world);
     // The files there tell a size that they do not have.
     volume.root = PathBuf::from("/sys/devices/system/cpu");
-    let error = world.repository.back_up_tree(volume.job(None), &progress()).unwrap_err();
+    let error = world.repository.back_up_tree(&volume.job(None), &progress()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{}", error.full_message());
     assert!(error.full_message().contains("became shorter"), "{}", error.full_message());
     assert_eq!(world.repository.backups().unwrap(), []);
@@ -299,7 +299,7 @@ fn an_attribute_that_cannot_be_stored_leaves_no_backup() {
     volume.write("file", "x");
     let name = OsStr::from_bytes(b"user.\xff");
     rustix::fs::setxattr(volume.at("file"), name, b"x", XattrFlags::empty()).unwrap();
-    let error = world.repository.back_up_tree(volume.job(None), &progress()).unwrap_err();
+    let error = world.repository.back_up_tree(&volume.job(None), &progress()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{}", error.full_message());
     assert_eq!(world.repository.backups().unwrap(), []);
 }
@@ -311,7 +311,7 @@ fn a_cancelled_backup_is_none_and_a_cancelled_restore_fails() {
     volume.write("file", noise(MIB, 1));
     let cancelled = progress();
     cancelled.cancel();
-    let error = world.repository.back_up_tree(volume.job(None), &cancelled).unwrap_err();
+    let error = world.repository.back_up_tree(&volume.job(None), &cancelled).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert_eq!(world.repository.backups().unwrap(), []);
     let (backup, _) = volume.back_up(&world, None);
@@ -330,7 +330,7 @@ fn a_restore_goes_only_into_an_empty_directory_and_only_for_files() {
     let error = world.repository.restore_tree(backup.id, &volume.root, &progress()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     let mut disk = Disk::new(9, 4096);
-    let image = world.repository.back_up_image(disk.cut().job(None), &progress()).unwrap().backup;
+    let image = world.repository.back_up_image(&disk.cut().job(None), &progress()).unwrap().backup;
     let target = world.path().join("target");
     fs::create_dir(&target).unwrap();
     let error = world.repository.restore_tree(image.id, &target, &progress()).unwrap_err();
@@ -400,7 +400,7 @@ fn a_tree_deeper_than_a_stack_is_stored_and_one_deeper_than_a_path_is_refused() 
     let verified = world.repository.verify(backup.id, &progress()).unwrap();
     assert_eq!(verified.damage, Vec::<String>::new());
     deepen(1000);
-    let error = world.repository.back_up_tree(volume.job(None), &progress()).unwrap_err();
+    let error = world.repository.back_up_tree(&volume.job(None), &progress()).unwrap_err();
     assert!(error.full_message().contains("name too long"), "{}", error.full_message());
     assert_eq!(world.repository.backups().unwrap().len(), 1);
 }

@@ -321,7 +321,7 @@ impl Work {
         };
         let job = self.image_job(volume, &snapshot, base, scheduled).await?;
         let progress = Arc::clone(&self.progress);
-        let store = blocking(move || repository.back_up_image(job, &progress));
+        let store = blocking(move || repository.back_up_image(&job, &progress));
         self.step(Step::BackupStore, store).await
     }
 
