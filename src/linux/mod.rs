@@ -17,6 +17,7 @@ pub(crate) mod loop_image;
 mod mount;
 mod mountinfo;
 pub(crate) mod nfs;
+pub(crate) mod priority;
 mod process;
 mod thin_tools;
 mod users;

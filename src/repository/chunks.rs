@@ -14,6 +14,7 @@ use super::pack::{Kind, Packer, Packing};
 use super::reading::Indexed;
 use super::session::Session;
 use crate::error::{Error, Result};
+use crate::linux::priority::let_others_go_first;
 
 /// Threads for each core: while some read, others pack.
 const THREADS: usize = 2;
@@ -103,6 +104,7 @@ pub(super) fn in_parallel<T: Send>(
 ) -> Result<Vec<T>> {
     let next = AtomicU64::new(numbers.start);
     let thread = || -> Result<Vec<(u64, T)>> {
+        let_others_go_first();
         let mut worker = Worker::new()?;
         let mut done = Vec::new();
         loop {

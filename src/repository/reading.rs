@@ -20,6 +20,7 @@ use super::session::{Session, pack_name};
 use super::{COMPRESSION, Cache, Repository, backup};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::BackupId;
+use crate::linux::priority::let_others_go_first;
 use crate::model::Progress;
 use crate::units::ByteSize;
 
@@ -324,6 +325,7 @@ impl Reading {
     ) -> Result<()> {
         let next = AtomicUsize::new(0);
         let work = || -> Result<()> {
+            let_others_go_first();
             let mut packing = Packing::new(COMPRESSION)?;
             while let Some(run) = content.runs.get(next.fetch_add(1, Ordering::Relaxed)) {
                 self.session.go_on()?;
