@@ -3,16 +3,16 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustic_core::repofile::{Node, Tree};
 use rustic_core::{DataId, TreeId};
 
-use super::COMPRESSION;
 use super::cipher::{Cipher, Digest};
 use super::pack::{Kind, Packer, Packing};
 use super::reading::Indexed;
 use super::session::Session;
+use super::{COMPRESSION, lock};
 use crate::error::{Error, Result};
 use crate::linux::priority::let_others_go_first;
 
@@ -53,7 +53,7 @@ impl<'a> Chunks<'a> {
 
     /// The id of so many zeros, which are stored now.
     pub(super) fn zeros(&self, length: u64, packing: &mut Packing) -> Result<DataId> {
-        let mut zeros = self.zeros.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut zeros = lock(&self.zeros);
         if let Some(known) = zeros.get(&length) {
             return Ok(*known);
         }

@@ -6,12 +6,13 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::cipher::{Cipher, Digest};
+use super::lock;
 use super::session::Session;
 use super::store::Store;
 use crate::error::{ErrorKind, Result};
@@ -170,7 +171,7 @@ impl Stored {
     }
 
     fn name(&self) -> MutexGuard<'_, String> {
-        self.name.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.name)
     }
 }
 
@@ -234,7 +235,7 @@ fn is_alive(name: &str, pid: u32) -> bool {
 }
 
 fn own() -> MutexGuard<'static, BTreeSet<String>> {
-    OWN.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&OWN)
 }
 
 #[cfg(test)]

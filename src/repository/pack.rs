@@ -3,12 +3,13 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::cipher::{Cipher, Digest};
+use super::lock;
 use super::session::Session;
 use crate::error::{Error, Result};
 use crate::failpoint::{self, BackendStep};
@@ -258,8 +259,4 @@ impl Packing {
                 .map_err(|error| Error::corrupt("it does not decompress").caused_by(error)),
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

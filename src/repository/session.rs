@@ -1,6 +1,6 @@
 //! A repository's objects as rustic_core reads and writes them, for one piece of work.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use rustic_core::{
@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::cipher::{Cipher, Digest};
 use super::errors::explain;
+use super::lock;
 use super::store::Store;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, BackendStep};
@@ -56,7 +57,7 @@ impl Session {
     /// that others would take for whole.
     pub(super) fn fail(&self, error: Error) -> Box<RusticError> {
         let text = error.full_message();
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        lock(&self.failure).get_or_insert(error);
         RusticError::new(RusticKind::Backend, text)
     }
 
@@ -66,8 +67,7 @@ impl Session {
 
     /// The error of the work that gave `error`.
     pub(super) fn explain(&self, error: &RusticError) -> Error {
-        let kept =
-            self.failure.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Error::again);
+        let kept = lock(&self.failure).as_ref().map(Error::again);
         kept.unwrap_or_else(|| explain(&self.store, error))
     }
 
@@ -78,13 +78,13 @@ impl Session {
     }
 
     fn failed(&self) -> Result<()> {
-        let failed = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = lock(&self.failure);
         failed.as_ref().map_or(Ok(()), |error| Err(error.again()))
     }
 
     /// Waits until at most `left` packs are on their way, all that came before being stored.
     pub(super) fn wait_for_packs(&self, left: usize) -> Result<()> {
-        let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut packs = lock(&self.packs);
         self.store.runtime().block_on(async {
             while packs.len() > left {
                 let result = match packs.join_next().await {
@@ -115,13 +115,13 @@ impl Session {
 
     /// From now on no backup counts without the lock of this name.
     pub(super) fn rely_on(&self, lock: &str) {
-        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock.to_owned());
+        *super::lock(&self.lock) = Some(lock.to_owned());
     }
 
     /// Somebody who took the lock away may have removed what the backup needs.
     fn assert_locked(&self) -> Result<()> {
         // Held meanwhile: an old one goes only when a new one is known here.
-        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = lock(&self.lock);
         match &*lock {
             Some(lock) if self.store.size(lock)?.is_none() => Err(self
                 .store
@@ -140,8 +140,8 @@ impl Session {
         self.go_on()?;
         self.wait_for_packs(PACKS_AT_ONCE - 1)?;
         let (name, store) = (pack_name(id), Arc::clone(&self.store));
-        self.stored.lock().unwrap_or_else(PoisonError::into_inner).push(name.clone());
-        let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+        lock(&self.stored).push(name.clone());
+        let mut packs = lock(&self.packs);
         self.failed()?;
         packs.spawn_blocking_on(
             move || {
@@ -155,7 +155,7 @@ impl Session {
 
     /// The names of packs, index and snapshot files that this has stored.
     pub(super) fn stored(&self) -> Vec<String> {
-        self.stored.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.stored).clone()
     }
 
     /// Stores a snapshot file, once all that it needs is stored. Gives its name.
@@ -178,7 +178,7 @@ impl Session {
         let digest = Digest::of(&sealed);
         let name = format!("{directory}/{digest}");
         self.store.put(&name, &[sealed.into()])?;
-        self.stored.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+        lock(&self.stored).push(name);
         Ok(digest)
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path as FilePath;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use super::lock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::RepositoryName;
 use crate::units::ByteSize;
@@ -337,7 +338,7 @@ impl Pace {
     /// Counts `bytes` and tells how long to wait before they may be moved.
     fn take(&self, bytes: u64) -> Duration {
         let now = Instant::now();
-        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = lock(&self.due);
         let start = due.map_or(now, |due| due.max(now));
         #[allow(clippy::cast_precision_loss, reason = "a rate is no exact number")]
         let seconds = bytes as f64 / self.bytes_per_second;

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustic_core::jiff::{SignedDuration, Timestamp};
 use rustic_core::repofile::{Node, SnapshotFile, SnapshotSummary};
@@ -25,7 +25,7 @@ use super::manifest::{Layout, MANIFEST, Manifest};
 use super::node::{is_linked, to_node};
 use super::reading::{Indexed, Reading};
 use super::session::Session;
-use super::{Cache, Repository};
+use super::{Cache, Repository, lock};
 use crate::error::{Error, Result};
 use crate::id::BackupId;
 use crate::linux::entry::{EntryKind, Found, Tree, data_ranges};
@@ -336,7 +336,7 @@ impl Archiver<'_> {
     }
 
     fn links(&self) -> std::sync::MutexGuard<'_, HashMap<(u64, u64), Vec<DataId>>> {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.links)
     }
 
     /// The content of a file that has not changed since the base, if all of it can be had.

@@ -250,13 +250,12 @@ impl Work {
         let (volume, operation) = self.begin_backup(name, snapshot).await?;
         let done =
             self.store_backup(&volume, &operation, repository, hook, scheduled, &backups).await;
-        match (&done, self.end_backup(&operation, done.is_ok(), &backups).await) {
-            // The one is there, and so is or is not the other; what is not in order is tried again.
-            (_, Err(error)) => self.engine.warn(format!(
+        if let Err(error) = self.end_backup(&operation, done.is_ok(), &backups).await {
+            // The backup is there or not without it; what is not in order is tried again.
+            self.engine.warn(format!(
                 "after a backup of volume {name} its snapshots could not be put in order: {}",
                 error.full_message()
-            )),
-            (_, Ok(())) => {}
+            ));
         }
         done
     }
