@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -21,6 +21,8 @@ const ENDS: u64 = 1 << 20;
 /// Making or checking a filesystem on a large slow device.
 const TOOL_LIMIT: Duration = Duration::from_secs(600);
 const DEVICE_LIMIT: Duration = Duration::from_secs(60);
+/// Within [`DEVICE_LIMIT`], so that what is said at the end is why.
+const IDLE_LIMIT: Duration = Duration::from_secs(50);
 
 /// Whether both ends of the device hold only zeros.
 pub(crate) fn is_blank(device: &Path) -> Result<bool> {
@@ -199,10 +201,11 @@ async fn replay_journal(device: &Path, kind: FilesystemKind) -> Result<()> {
 
 /// Waits until the kernel has no filesystem open on the device. It may have one longer than it is
 /// mounted: while a child process that we start for another volume has our descriptors, or a
-/// container a copy of our mounts. A tool that writes meanwhile destroys it.
+/// container a copy of our mounts, and until the last of them has written what the filesystem still
+/// had in memory, which takes its time on a busy disk. A tool that writes meanwhile destroys it.
 async fn wait_until_idle(device: &Path) -> Result<()> {
-    const LONGEST_PAUSE: Duration = Duration::from_secs(4);
-    let device = device.to_owned();
+    const LONGEST_PAUSE: Duration = Duration::from_millis(64);
+    let (device, until) = (device.to_owned(), Instant::now() + IDLE_LIMIT);
     blocking::run("waiting for a device", DEVICE_LIMIT, move || {
         let mut pause = Duration::from_millis(1);
         loop {
@@ -216,10 +219,10 @@ async fn wait_until_idle(device: &Path) -> Result<()> {
                 Ok(_) => return Ok(()),
                 Err(error)
                     if error.kind() == std::io::ErrorKind::ResourceBusy
-                        && pause <= LONGEST_PAUSE =>
+                        && Instant::now() < until =>
                 {
                     std::thread::sleep(pause);
-                    pause *= 2;
+                    pause = LONGEST_PAUSE.min(pause * 2);
                 }
                 Err(error) => {
                     return Err(Error::io(
