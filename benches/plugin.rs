@@ -1,7 +1,7 @@
 //! What the daemon costs, as ratios to the bare thing in the same run (`docs/benchmarks.md`).
 //!
 //! `cargo bench --bench plugin` as root; `-- NAME...` runs some of: latency, list, start, bare, parallel,
-//! stall.
+//! stall, backup.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that fails should stop")]
 #![allow(clippy::disallowed_methods, reason = "the echo server's process ends by exit")]
@@ -32,13 +32,14 @@ fn main() {
         return;
     }
     let chosen = |name: &str| arguments.is_empty() || arguments.iter().any(|a| a == name);
-    let all: [(&str, fn()); 6] = [
+    let all: [(&str, fn()); 7] = [
         ("latency", latency),
         ("list", list),
         ("start", start),
         ("bare", bare),
         ("parallel", parallel),
         ("stall", stall),
+        ("backup", backup),
     ];
     for (name, run) in all {
         if chosen(name) {
@@ -73,6 +74,22 @@ impl Daemon {
     fn client(&self) -> Client {
         Client::connect(&self.socket())
     }
+
+    /// The command line on this daemon.
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(BINARY);
+        command
+            .arg("--socket")
+            .arg(self.root.path().join("run/holdfast.sock"))
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) {
+        assert!(self.command(arguments).status().unwrap().success(), "{arguments:?}");
+    }
 }
 
 impl Drop for Daemon {
@@ -89,6 +106,7 @@ impl Drop for Daemon {
 
 fn spawn_daemon(root: &Path) -> Child {
     Command::new(BINARY)
+        .env("HOLDFAST_CONFIG", root.join("config.toml"))
         .arg("daemon")
         .arg("--state-dir")
         .arg(root.join("state"))
@@ -396,26 +414,9 @@ fn stall() {
             &format!(r#"{{"Name":"{name}","Opts":{{"size":"3G"}}}}"#),
         );
     }
-    let mounted = client.post("/VolumeDriver.Mount", r#"{"Name":"big","ID":"a"}"#);
-    let answer: serde_json::Value = serde_json::from_slice(&mounted).unwrap();
-    let data = Path::new(answer["Mountpoint"].as_str().unwrap()).join("data");
-    let mut file = std::fs::File::create(&data).unwrap();
-    let block: Vec<u8> =
-        (0..4u32 << 20).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[1]).collect();
-    for _ in 0..512 {
-        file.write_all(&block).unwrap();
-    }
-    file.sync_all().unwrap();
-    drop(file);
-    client.post("/VolumeDriver.Unmount", r#"{"Name":"big","ID":"a"}"#);
+    fill(&mut client, "big");
     let begin = Instant::now();
-    let mut snapshot = Command::new(BINARY)
-        .args(["--socket", daemon.root.path().join("run/holdfast.sock").to_str().unwrap()])
-        .args(["snapshot", "create", "big@copy"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut snapshot = daemon.command(&["snapshot", "create", "big@copy"]).spawn().unwrap();
     let (mut own_gets, mut gets, mut mounts) = (Vec::new(), Vec::new(), Vec::new());
     while snapshot.try_wait().unwrap().is_none() {
         let mut timed = |path: &str, body: &str, times: &mut Vec<Duration>| {
@@ -439,4 +440,85 @@ fn stall() {
         worst(&gets),
         worst(&mounts)
     );
+}
+
+/// Writes 2 GiB that do not compress into a volume.
+fn fill(client: &mut Client, name: &str) {
+    let id = format!(r#"{{"Name":"{name}","ID":"fill"}}"#);
+    let mounted = client.post("/VolumeDriver.Mount", &id);
+    let answer: serde_json::Value = serde_json::from_slice(&mounted).unwrap();
+    let data = Path::new(answer["Mountpoint"].as_str().unwrap()).join("data");
+    let mut file = std::fs::File::create(&data).unwrap();
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..512 {
+        let block: Vec<u8> = (0..4 << 17)
+            .flat_map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state ^ state >> 29).to_le_bytes()
+            })
+            .collect();
+        file.write_all(&block).unwrap();
+    }
+    file.sync_all().unwrap();
+    drop(file);
+    client.post("/VolumeDriver.Unmount", &id);
+}
+
+/// What a first backup of one volume costs the calls about others, all on one disk.
+fn backup() {
+    const VOLUMES: usize = 8;
+    let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let repository = root.path().join("repository");
+    let config = format!("[repository.main]\nurl = {repository:?}\npassword = \"secret\"\n");
+    std::fs::write(root.path().join("config.toml"), config).unwrap();
+    let daemon = Daemon::on(root);
+    let mut client = daemon.client();
+    let create = |client: &mut Client, name: &str| {
+        let body = format!(r#"{{"Name":"{name}","Opts":{{"size":"3G"}}}}"#);
+        client.post("/VolumeDriver.Create", &body);
+    };
+    create(&mut client, "busy");
+    fill(&mut client, "busy");
+    daemon.run(&["repository", "init", "main"]);
+    daemon.run(&["snapshot", "create", "busy@full"]);
+    (0..VOLUMES).for_each(|number| create(&mut client, &format!("v{number}")));
+    let mut admin = Client::connect(&daemon.root.path().join("run/holdfast.sock"));
+    let mut rounds = 0;
+    let mut round = |calls: &mut [Vec<Duration>; 3]| {
+        let name = format!("v{}", rounds % VOLUMES);
+        let mut timed = |at: usize, work: &mut dyn FnMut()| calls[at].push(common::timed(work));
+        let id = format!(r#"{{"Name":"{name}","ID":"a"}}"#);
+        timed(0, &mut || drop(client.post("/VolumeDriver.Mount", &id)));
+        timed(1, &mut || drop(client.post("/VolumeDriver.Get", &id)));
+        client.post("/VolumeDriver.Unmount", &id);
+        let snapshot = format!(r#"{{"name":"s{rounds}"}}"#);
+        let path = format!("/v1/volumes/{name}/snapshots");
+        timed(2, &mut || drop(admin.send("POST", &path, &snapshot)));
+        admin.send("DELETE", &format!("{path}/s{rounds}"), "");
+        rounds += 1;
+    };
+    let mut alone = <[Vec<Duration>; 3]>::default();
+    (0..100).for_each(|_| round(&mut alone));
+    let mut beside = <[Vec<Duration>; 3]>::default();
+    let mut backup = daemon.command(&["backup", "create", "busy@full"]).spawn().unwrap();
+    let begin = Instant::now();
+    while backup.try_wait().unwrap().is_none() {
+        round(&mut beside);
+    }
+    let took = begin.elapsed().as_secs_f64();
+    let output = backup.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    println!("a backup of 2 GiB took {took:.1} s beside {} rounds", beside[0].len());
+    for (call, (alone, beside)) in
+        ["Mount", "Get", "snapshot"].iter().zip(alone.into_iter().zip(beside))
+    {
+        let (alone, beside) = (summary(alone), summary(beside));
+        println!(
+            "{call:<9} alone {:>6.2} ms (p99 {:>6.2}), beside the backup {:>6.2} ms (p99 {:>6.2})",
+            common::millis(alone.median),
+            common::millis(alone.p99),
+            common::millis(beside.median),
+            common::millis(beside.p99)
+        );
+    }
 }

@@ -5,6 +5,7 @@ pub(crate) mod blocking;
 pub(crate) mod copy;
 pub(crate) mod device_mapper;
 pub(crate) mod device_node;
+pub(crate) mod direct;
 pub(crate) mod durable;
 pub(crate) mod entry;
 pub(crate) mod fiemap;

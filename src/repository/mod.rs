@@ -8,6 +8,7 @@ mod archive;
 mod backup;
 mod chunks;
 mod cipher;
+mod directory;
 mod errors;
 mod files;
 mod image;
@@ -154,10 +155,10 @@ impl Repository {
         let settings = &self.settings;
         let mut within = None;
         let objects = match &settings.location {
-            Location::Directory(path) => store::directory(path),
+            Location::Directory(path) => directory::open(path),
             Location::Nfs { .. } => {
                 within = Some(nfs::ANSWER_WITHIN * 2);
-                store::directory(&settings.mountpoint)
+                directory::open(&settings.mountpoint)
             }
             Location::S3 { endpoint, bucket, prefix } => {
                 objects::s3(endpoint.as_deref(), bucket, prefix, &settings.s3)

@@ -1,6 +1,5 @@
 //! The objects of a repository, wherever they lie, with limits on requests and bytes.
 
-use std::path::Path as FilePath;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -345,25 +344,6 @@ impl Pace {
         *due = Some(start + Duration::from_secs_f64(seconds.min(86_400.0)));
         start - now
     }
-}
-
-/// A directory of this host as a store whose writes are durable.
-pub(super) fn directory(path: &FilePath) -> Result<(Arc<dyn ObjectStore>, Path)> {
-    let shown = path.display();
-    let store =
-        object_store::local::LocalFileSystem::new_with_prefix(path).map_err(|error| match path
-            .try_exists()
-        {
-            Ok(false) => {
-                Error::not_found(format!("there is no directory {shown}")).caused_by(error).hint(
-                    "mount what belongs there; if it is to be a new repository, `holdfast repository init` makes it",
-                )
-            }
-            _ => {
-                Error::unsupported(format!("the directory {shown} cannot be used")).caused_by(error)
-            }
-        })?;
-    Ok((Arc::new(store.with_fsync(true)), Path::default()))
 }
 
 #[cfg(test)]
