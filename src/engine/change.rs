@@ -441,6 +441,23 @@ impl Work {
         Ok(ownership)
     }
 
+    /// The same for a volume that may get another name, or be removed, while this waits: it is this one, and
+    /// no other that has its name. None if it is gone.
+    pub(super) async fn own_volume(
+        &self,
+        volume: VolumeUuid,
+        kind: &'static str,
+    ) -> Result<Option<(Ownership, Arc<Volume>)>> {
+        let find = || self.engine.inner.catalog.read(|state| state.volume(volume).cloned());
+        while let Some(before) = find() {
+            let ownership = self.own(&before.name, kind).await?;
+            if let Some(now) = find().filter(|now| now.name == before.name) {
+                return Ok(Some((ownership, now)));
+            }
+        }
+        Ok(None)
+    }
+
     /// Finishes or undoes what earlier operations left of these volumes.
     async fn settle(&self, subjects: &[Subject]) -> Result<()> {
         let left: Vec<Arc<Operation>> = self.engine.inner.catalog.read(|state| {

@@ -14,13 +14,14 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::change::{LONG_PATIENCE, Work};
+use super::owner::Ownership;
 use super::view::{PruneReport, RepositoryCheck, Verification, VerifiedBackup};
 use super::{Change, Engine};
 use crate::backend::{ContentRef, CopyCost, Extents};
 use crate::catalog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::Step;
-use crate::id::{BackupRef, OperationId};
+use crate::id::{BackupRef, OperationId, VolumeUuid};
 use crate::model::{
     Backup, Operation, OperationKind, Outcome, Snapshot, SnapshotOrigin, Subject, Volume,
 };
@@ -57,17 +58,20 @@ impl Change {
         let scheduled = self.is_scheduled();
         self.run_unowned("backup", Subject::Volume(volume.clone()), move |work| async move {
             let repository = work.engine.inner.config.repositories.get(repository.as_ref())?;
-            let stored = work.back_up(&volume, snapshot, repository, hook, scheduled).await?;
+            // What has the name now is meant, whatever has it when this one's turn comes.
+            let volume = work.engine.ready(&volume)?;
+            let stored = work.back_up(volume.uuid, snapshot, repository, hook, scheduled).await?;
             let (backup, read) = (stored.backup, stored.read);
             let text = format!(
-                "backup {} of {volume}@{} was made in {}: {read} bytes read, {} stored",
+                "backup {} of {}@{} was made in {}: {read} bytes read, {} stored",
                 backup.id.short(),
+                backup.volume,
                 backup.snapshot,
                 backup.repository,
                 backup.added
             );
             work.engine.inner.registry.report(work.id, vec![text.clone()]);
-            work.engine.tell("backup.created", &volume, text);
+            work.engine.tell("backup.created", &backup.volume, text);
             Ok(backup)
         })
         .await
@@ -236,7 +240,7 @@ impl Change {
 impl Work {
     async fn back_up(
         &self,
-        name: &VolumeName,
+        volume: VolumeUuid,
         snapshot: Option<SnapshotName>,
         repository: Arc<Repository>,
         hook: Option<HookName>,
@@ -247,13 +251,13 @@ impl Work {
         // Before a snapshot is cut in vain.
         let asked = Arc::clone(&repository);
         let backups = blocking(move || asked.backups()).await?;
-        let (volume, operation) = self.begin_backup(name, snapshot).await?;
-        let done =
-            self.store_backup(&volume, &operation, repository, hook, scheduled, &backups).await;
+        let operation = self.begin_backup(volume, snapshot).await?;
+        let done = self.store_backup(&operation, repository, hook, scheduled, &backups).await;
         if let Err(error) = self.end_backup(&operation, done.is_ok(), &backups).await {
             // The backup is there or not without it; what is not in order is tried again.
             self.engine.warn(format!(
-                "after a backup of volume {name} its snapshots could not be put in order: {}",
+                "after a backup of volume {} its snapshots could not be put in order: {}",
+                operation.name,
                 error.full_message()
             ));
         }
@@ -263,11 +267,10 @@ impl Work {
     /// Records that a snapshot is backed up, and which: what is cut for it must be found after a crash.
     async fn begin_backup(
         &self,
-        name: &VolumeName,
+        volume: VolumeUuid,
         snapshot: Option<SnapshotName>,
-    ) -> Result<(Arc<Volume>, Operation)> {
-        let _ownership = self.own(name, "backup").await?;
-        let volume = self.engine.ready(name)?;
+    ) -> Result<Operation> {
+        let (_ownership, volume) = self.own_to_back_up(volume).await?;
         if self.backend(&volume)?.extents().is_none() {
             return Err(Error::unsupported(format!(
                 "volumes on the backend {} cannot be backed up by this version",
@@ -280,13 +283,20 @@ impl Work {
             None => self.engine.free_name(&volume, "backup")?,
         };
         let kind = OperationKind::Backup { snapshot, made };
-        let operation = self.intend(Step::BackupIntent, &volume, kind, vec![]).await?;
-        Ok((volume, operation))
+        self.intend(Step::BackupIntent, &volume, kind, vec![]).await
+    }
+
+    /// The volume, whatever its name is now, and the right to change it.
+    async fn own_to_back_up(&self, volume: VolumeUuid) -> Result<(Ownership, Arc<Volume>)> {
+        let owned = self.own_volume(volume, "backup").await?;
+        owned.filter(|(_, volume)| volume.is_ready()).ok_or_else(|| {
+            Error::not_found("the volume was removed before its backup could begin")
+                .hint("see `holdfast volume ls`")
+        })
     }
 
     async fn store_backup(
         &self,
-        volume: &Arc<Volume>,
         operation: &Operation,
         repository: Arc<Repository>,
         hook: Option<HookName>,
@@ -296,29 +306,23 @@ impl Work {
         let OperationKind::Backup { snapshot, made } = &operation.kind else {
             return Err(Error::internal("a backup that is none"));
         };
-        let (snapshot, base, _holds) = {
-            let _ownership = self.own(&volume.name, "backup").await?;
-            if self.engine.ready(&volume.name)?.uuid != volume.uuid {
-                return Err(Error::not_found(format!(
-                    "volume {} was removed meanwhile",
-                    volume.name
-                )));
-            }
+        let (volume, snapshot, base, _holds) = {
+            let (_ownership, volume) = self.own_to_back_up(operation.volume).await?;
             if *made {
                 let reference =
                     SnapshotRef { volume: volume.name.clone(), snapshot: snapshot.clone() };
                 let cut = self.part().snapshot(&reference, hook, SnapshotOrigin::Backup).await;
                 self.step(Step::BackupSnapshot, std::future::ready(cut)).await?.ignore();
             }
-            let snapshot = self.engine.complete_snapshot(volume, snapshot)?;
-            let base = self.base(volume, &snapshot, backups);
+            let snapshot = self.engine.complete_snapshot(&volume, snapshot)?;
+            let base = self.base(&volume, &snapshot, backups);
             // Neither may go, nor another take its place, while they are compared and read.
             let read = base.iter().map(|(base, _)| base.uuid).chain([snapshot.uuid]);
             let repositories = &self.engine.inner.config.repositories;
             let holds: Vec<_> = read.map(|uuid| repositories.hold(uuid)).collect();
-            (snapshot, base, holds)
+            (volume, snapshot, base, holds)
         };
-        let job = self.image_job(volume, &snapshot, base, scheduled).await?;
+        let job = self.image_job(&volume, &snapshot, base, scheduled).await?;
         let progress = Arc::clone(&self.progress);
         let store = blocking(move || repository.back_up_image(&job, &progress));
         self.step(Step::BackupStore, store).await
@@ -404,19 +408,14 @@ impl Work {
         stored: bool,
         backups: &[Arc<Backup>],
     ) -> Result<()> {
-        let find =
-            || self.engine.inner.catalog.read(|state| state.volume(operation.volume).cloned());
         // Asked before anybody has to wait for this.
         let everywhere = match stored {
             true => self.engine.backups(None, None).await.ok(),
             false => None,
         };
-        // It may have another name by now.
-        let name = find().map_or_else(|| operation.name.clone(), |volume| volume.name.clone());
-        let _ownership = self.own(&name, "backup").await?;
-        let volume = find();
-        if let (Some(volume), OperationKind::Backup { snapshot, made: true }) =
-            (volume, &operation.kind)
+        let owned = self.own_volume(operation.volume, "backup").await?;
+        if let (Some((_ownership, volume)), OperationKind::Backup { snapshot, made: true }) =
+            (&owned, &operation.kind)
         {
             let of_backups = self.engine.inner.catalog.read(|state| {
                 let all = state.snapshots(volume.uuid).iter();
@@ -425,7 +424,7 @@ impl Work {
             });
             let own = of_backups.iter().find(|one| one.name == *snapshot);
             let keep = match own {
-                Some(own) if stored => self.is_cheap_base(&volume, own).await,
+                Some(own) if stored => self.is_cheap_base(volume, own).await,
                 _ => false,
             };
             // The bases of this repository's last backups, and those of backups that were removed.
@@ -440,7 +439,7 @@ impl Work {
                     true => !keep,
                     false => keep && (is_base_here(one) || is_base_of_none(one)),
                 };
-                if goes && self.engine.refuse_if_read(&volume, Some(one.uuid)).is_ok() {
+                if goes && self.engine.refuse_if_read(volume, Some(one.uuid)).is_ok() {
                     let reference =
                         SnapshotRef { volume: volume.name.clone(), snapshot: one.name.clone() };
                     let removed = self.part().remove_snapshot(&reference).await;

@@ -1,5 +1,6 @@
 //! The engine on the simulated disk and kernel.
 
+mod backups;
 mod crashes;
 mod faults;
 mod freezes;
@@ -95,7 +96,7 @@ impl World {
             s3: S3Settings::default(),
         };
         let repository = Repository::new(settings, tokio::runtime::Handle::current());
-        Repositories::new(vec![repository], Some(name), 1)
+        Repositories::new(vec![repository], Some(name), 2)
     }
 
     fn mounts(&self) -> PathBuf {
