@@ -476,7 +476,12 @@ impl Work {
                 && self.engine.inner.registry.is_running(operation.id)
         };
         for operation in left.into_iter().filter(|operation| !running(operation)) {
-            self.engine.recover(&operation).await.map_err(|error| {
+            let recovered = self.engine.recover(&operation).await;
+            // The snapshot that it has left is in nobody's way, and is tried again without this.
+            if matches!(operation.kind, OperationKind::Backup { .. }) {
+                continue;
+            }
+            recovered.map_err(|error| {
                 error.context(format!(
                     "an earlier {} of volume {} cannot be cleaned up",
                     operation.kind.as_str(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Engine;
+use super::change::LONG_PATIENCE;
 use super::create::put;
 use super::owner::Ownership;
 use crate::backend::{Locator, Presence};
@@ -18,6 +19,9 @@ use crate::model::{MountLedger, Operation, OperationKind, Outcome, Subject, Volu
 /// How often the trash is looked through, and what is stuck tried again.
 const ROUND: Duration = Duration::from_secs(60);
 
+/// How long cleaning up waits for an owner where others wait for it.
+const SOON: Duration = Duration::from_secs(1);
+
 impl Engine {
     /// Makes the records true at start, and begins to recover.
     pub(super) async fn reconcile(&self) -> Result<()> {
@@ -26,11 +30,18 @@ impl Engine {
         self.forget_other_boots().await?;
         // Their owners are taken before anybody is answered, so that recovery comes first.
         for operation in operations {
-            let ownership = self.own_all_of(&operation).await;
+            let owned = self.own_all_of(&operation, SOON).await;
             let engine = self.clone();
             tokio::spawn(async move {
-                engine.recover_and_tell(&operation).await;
-                drop(ownership);
+                // Another operation on the same volume is being cleaned up: one after the other.
+                let owned = match owned {
+                    Err(_) => engine.own_all_of(&operation, LONG_PATIENCE).await,
+                    owned => owned,
+                };
+                // What has no turn even then has one in a later round.
+                if let Ok(_ownership) = owned {
+                    engine.recover_and_tell(&operation).await;
+                }
             });
         }
         self.release_strays().await?;
@@ -50,11 +61,15 @@ impl Engine {
     }
 
     /// Keeps others from what the operation changes.
-    async fn own_all_of(&self, operation: &Operation) -> Result<Ownership> {
+    async fn own_all_of(&self, operation: &Operation, patience: Duration) -> Result<Ownership> {
         let names = self.names_of(operation);
-        let subjects: Vec<Subject> = names.into_iter().map(Subject::Volume).collect();
+        let subjects: Vec<Subject> = names.iter().cloned().map(Subject::Volume).collect();
         let kind = operation.kind.as_str();
-        self.inner.owners.acquire(&subjects, kind, Duration::from_secs(1)).await
+        let ownership = self.inner.owners.acquire(&subjects, kind, patience).await?;
+        match self.names_of(operation) == names {
+            true => Ok(ownership),
+            false => Err(Error::busy("it has got another name meanwhile")),
+        }
     }
 
     /// Recovers, and warns of what cannot be cleaned up for as long as it cannot.
@@ -80,7 +95,7 @@ impl Engine {
         });
         for operation in stuck {
             // Who owns it now cleans up first.
-            let Ok(_ownership) = self.own_all_of(&operation).await else { continue };
+            let Ok(_ownership) = self.own_all_of(&operation, SOON).await else { continue };
             self.recover_and_tell(&operation).await;
         }
     }
@@ -303,9 +318,7 @@ impl Engine {
                 self.describe(&grown, None, None).await?;
                 Ok(vec![put(&grown)])
             }
-            OperationKind::Backup { snapshot, made } => {
-                self.undo_backup(volume, snapshot, *made).await
-            }
+            OperationKind::Backup { .. } => self.undo_backup(operation, volume).await,
             // The record is the truth, whether it has changed or not.
             OperationKind::Rename | OperationKind::Undelete | OperationKind::Schedule => {
                 self.describe(volume, None, None).await?;

@@ -84,7 +84,7 @@ pub enum OperationKind {
     Rename,
     /// The way back out of the trash. Finished by recovery.
     Undelete,
-    /// A backup of a snapshot. What was cut for it is deleted by recovery.
+    /// A backup of a snapshot. What was cut for it is deleted by recovery, unless it costs nothing to keep.
     Backup {
         /// The snapshot's name.
         snapshot: SnapshotName,

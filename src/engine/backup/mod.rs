@@ -253,7 +253,9 @@ impl Work {
         let backups = blocking(move || asked.backups()).await?;
         let operation = self.begin_backup(volume, snapshot).await?;
         let done = self.store_backup(&operation, repository, hook, scheduled, &backups).await;
-        if let Err(error) = self.end_backup(&operation, done.is_ok(), &backups).await {
+        if let Err(error) = self.end_backup(&operation, done.is_ok(), &backups).await
+            && error.kind() != ErrorKind::InUse
+        {
             // The backup is there or not without it; what is not in order is tried again.
             self.engine.warn(format!(
                 "after a backup of volume {} its snapshots could not be put in order: {}",
@@ -409,37 +411,33 @@ impl Work {
         backups: &[Arc<Backup>],
     ) -> Result<()> {
         // Asked before anybody has to wait for this.
-        let everywhere = match stored {
-            true => self.engine.backups(None, None).await.ok(),
-            false => None,
-        };
+        let everywhere = self.engine.backups(None, None).await.ok();
         let owned = self.own_volume(operation.volume, "backup").await?;
         if let (Some((_ownership, volume)), OperationKind::Backup { snapshot, made: true }) =
             (&owned, &operation.kind)
         {
-            let of_backups = self.engine.inner.catalog.read(|state| {
-                let all = state.snapshots(volume.uuid).iter();
-                let ours = all.filter(|one| one.origin == SnapshotOrigin::Backup && one.complete);
-                ours.cloned().collect::<Vec<_>>()
-            });
-            let own = of_backups.iter().find(|one| one.name == *snapshot);
-            let keep = match own {
-                Some(own) if stored => self.is_cheap_base(volume, own).await,
-                _ => false,
+            // What was stored since it was asked is known without asking.
+            let known = self.engine.inner.config.repositories.known();
+            let is_base = |one: &Snapshot| {
+                let all = everywhere.iter().flatten().chain(known.iter().map(|one| &**one));
+                all.map(|backup| backup.snapshot_uuid).any(|uuid| uuid == one.uuid)
             };
-            // The bases of this repository's last backups, and those of backups that were removed.
-            let is_base_here =
-                |one: &Snapshot| backups.iter().any(|backup| backup.snapshot_uuid == one.uuid);
-            let is_base_of_none = |one: &Snapshot| {
-                let all = everywhere.as_ref();
-                all.is_some_and(|all| all.iter().all(|backup| backup.snapshot_uuid != one.uuid))
+            // That of this repository's last backup, or that of one that was removed.
+            let is_replaced = |one: &Snapshot| {
+                backups.iter().any(|backup| backup.snapshot_uuid == one.uuid)
+                    || everywhere.is_some() && !is_base(one)
             };
-            for one in &of_backups {
-                let goes = match one.name == *snapshot {
-                    true => !keep,
-                    false => keep && (is_base_here(one) || is_base_of_none(one)),
+            for one in self.engine.snapshots_of_backups(volume, self.id) {
+                let cheap = self.engine.is_cheap_base(volume, &one).await?;
+                let own = one.name == *snapshot;
+                let goes = match own {
+                    // A backup that has failed may have been stored: its answer was lost.
+                    true => !cheap || !(stored || is_base(&one)),
+                    false => stored && (!cheap || is_replaced(&one)),
                 };
-                if goes && self.engine.refuse_if_read(volume, Some(one.uuid)).is_ok() {
+                // Of others the next backup takes care; its own stays recorded, and is tried again.
+                let read = || self.engine.refuse_if_read(volume, Some(one.uuid)).is_err();
+                if goes && (own || !read()) {
                     let reference =
                         SnapshotRef { volume: volume.name.clone(), snapshot: one.name.clone() };
                     let removed = self.part().remove_snapshot(&reference).await;
@@ -449,34 +447,64 @@ impl Work {
         }
         self.finish(Step::BackupFinish, vec![]).await
     }
-
-    /// Whether to keep the snapshot costs no more than what changes from now on.
-    async fn is_cheap_base(&self, volume: &Volume, snapshot: &Snapshot) -> bool {
-        let Ok(backend) = self.backend(volume) else { return false };
-        let Some(snapshots) = backend.snapshots() else { return false };
-        let content = ContentRef::Snapshot { volume: volume.uuid, snapshot: snapshot.uuid };
-        matches!(snapshots.copy_cost(content).await, Ok(CopyCost::Shared))
-    }
 }
 
 impl Engine {
-    /// After a crash: a snapshot that was cut for a backup is of no use any more.
+    /// The volume's snapshots that were cut for backups, but for those of others than `own` that are not over.
+    fn snapshots_of_backups(&self, volume: &Volume, own: OperationId) -> Vec<Arc<Snapshot>> {
+        self.inner.catalog.read(|state| {
+            let others = |one: &Snapshot| {
+                state.operations().any(|operation| {
+                    operation.id != own && operation.volume == volume.uuid && cuts(operation, one)
+                })
+            };
+            let all = state.snapshots(volume.uuid).iter();
+            let ours = all.filter(|one| one.origin == SnapshotOrigin::Backup && one.complete);
+            ours.filter(|one| !others(one)).cloned().collect()
+        })
+    }
+
+    /// Whether to keep the snapshot costs no more than what changes from now on.
+    async fn is_cheap_base(&self, volume: &Volume, snapshot: &Snapshot) -> Result<bool> {
+        let backend = self.backend(&volume.backend)?;
+        let Some(snapshots) = backend.snapshots() else { return Ok(false) };
+        let content = ContentRef::Snapshot { volume: volume.uuid, snapshot: snapshot.uuid };
+        match snapshots.copy_cost(content).await {
+            Ok(cost) => Ok(matches!(cost, CopyCost::Shared)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// After a crash: deletes the snapshot that was cut for a backup, unless it costs nothing to keep. Its
+    /// backup may have been stored, and is then the base of the next, which else removes it.
     pub(super) async fn undo_backup(
         &self,
+        operation: &Operation,
         volume: &Volume,
-        snapshot: &SnapshotName,
-        made: bool,
     ) -> Result<Vec<catalog::Change>> {
-        let found = self.inner.catalog.read(|state| state.snapshot(volume.uuid, snapshot).cloned());
-        let Some(found) = found.filter(|one| made && one.origin == SnapshotOrigin::Backup) else {
+        let all = self.inner.catalog.read(|state| state.snapshots(volume.uuid).to_vec());
+        // One that is not complete has an operation of its own, which may have to thaw and to run a
+        // program first.
+        let cut = all.into_iter().find(|one| {
+            cuts(operation, one) && one.origin == SnapshotOrigin::Backup && one.complete
+        });
+        let Some(cut) = cut else { return Ok(vec![]) };
+        if self.is_cheap_base(volume, &cut).await? {
             return Ok(vec![]);
-        };
+        }
+        self.refuse_if_read(volume, Some(cut.uuid))?;
         let backend = self.backend(&volume.backend)?;
         let snapshots = backend
             .snapshots()
             .ok_or_else(|| Error::internal("a backend has lost its snapshots"))?;
-        self.describe(volume, None, Some(&found)).await?;
-        snapshots.delete_snapshot(volume.uuid, found.uuid).await?;
-        Ok(vec![catalog::Change::RemoveSnapshot(found.uuid)])
+        self.describe(volume, None, Some(&cut)).await?;
+        snapshots.delete_snapshot(volume.uuid, cut.uuid).await?;
+        Ok(vec![catalog::Change::RemoveSnapshot(cut.uuid)])
     }
+}
+
+/// Whether the operation is a backup for which the snapshot was cut.
+fn cuts(operation: &Operation, one: &Snapshot) -> bool {
+    matches!(&operation.kind, OperationKind::Backup { snapshot, made: true } if one.name == *snapshot)
 }

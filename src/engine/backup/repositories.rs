@@ -101,10 +101,15 @@ impl Repositories {
         }
     }
 
+    /// All backups, as far as that is known without asking.
+    pub(super) fn known(&self) -> Vec<Arc<Backup>> {
+        self.all.values().flat_map(|repository| repository.known()).collect()
+    }
+
     /// When the newest backups of volumes were made, as far as that is known without asking.
     pub(in super::super) fn last_backups(&self) -> HashMap<VolumeUuid, Timestamp> {
         let mut last = HashMap::new();
-        for backup in self.all.values().flat_map(|repository| repository.known()) {
+        for backup in self.known() {
             let newest = last.entry(backup.uuid).or_insert(backup.created);
             *newest = backup.created.max(*newest);
         }

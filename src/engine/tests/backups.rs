@@ -1,9 +1,10 @@
-//! Backups beside other changes.
+//! Backups beside other changes, and what is left of those that were broken off.
 
 use super::*;
 use crate::backend::fault::{Call, Fault};
 use crate::error::ErrorKind;
 use crate::model::Backup;
+use crate::name::HookName;
 
 const LONG: Duration = Duration::from_millis(500);
 
@@ -40,6 +41,30 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     panic!("{what}: it never came to that");
+}
+
+#[test]
+fn what_a_kill_leaves_of_a_cut_for_a_backup_is_undone_by_the_cut_itself() {
+    let world = World::new();
+    stopped_dead(async {
+        let engine = start(&world).await;
+        world.backend().on(Call::Snapshot, 1, Fault::HangBefore);
+        let hook: HookName = "works".parse().unwrap();
+        let backup = engine.change(None).back_up(name("db"), None, None, Some(hook));
+        tokio::spawn(backup);
+        until("the snapshot is cut", || world.backend().calls(Call::Snapshot) == 1).await;
+        assert_eq!(world.disk.take_programs().len(), 1, "the one before it");
+    });
+    stopped_dead(async {
+        let engine = world.start().await;
+        engine.settled().await;
+        let programs = world.disk.take_programs();
+        assert_eq!(programs.len(), 1, "{programs:?}");
+        assert_eq!(programs[0].command, ["resume"]);
+        let told = programs[0].variables.get("HOLDFAST_SNAPSHOT");
+        assert!(told.is_some_and(|name| name.starts_with("backup-")), "{programs:?}");
+        assert_eq!((engine.snapshots_of("db").len(), world.disk.snapshots().len()), (0, 0));
+    });
 }
 
 #[tokio::test]
@@ -92,4 +117,96 @@ async fn a_backup_whose_volume_is_removed_while_it_waits_fails_though_there_is_a
         backup.await.unwrap().unwrap();
     }
     assert_eq!(engine.backups(None, None).await.unwrap().len(), 2);
+}
+
+#[test]
+fn a_kill_after_a_backup_was_stored_leaves_the_base_of_the_next() {
+    let world = World::new();
+    stopped_dead(async {
+        let engine = start(&world).await;
+        engine.back_up("db").await.unwrap();
+        // That of the first goes when the second is stored.
+        world.backend().on(Call::DeleteSnapshot, 1, Fault::HangBefore);
+        engine.begin_backup("db");
+        until("it is stored", || world.backend().calls(Call::DeleteSnapshot) == 1).await;
+    });
+    stopped_dead(async {
+        let engine = world.start().await;
+        engine.settled().await;
+        assert_eq!(engine.snapshots_of("db").len(), 1);
+        let stored = engine.backups(None, None).await.unwrap();
+        assert_eq!(stored.len(), 2);
+        let third = engine.back_up("db").await.unwrap();
+        assert_eq!(third.parent, Some(stored[1].id));
+        assert_eq!(engine.snapshots_of("db"), [third.snapshot.to_string()], "the others are gone");
+        assert_eq!(world.disk.snapshots().len(), 1);
+    });
+}
+
+#[tokio::test]
+async fn a_backup_after_which_nothing_could_be_put_in_order_leaves_the_base_of_the_next() {
+    let world = World::new();
+    let engine = start(&world).await;
+    engine.back_up("db").await.unwrap();
+    world.backend().on(Call::DeleteSnapshot, 1, Fault::FailBefore(ErrorKind::Unavailable));
+    world.backend().on(Call::DeleteSnapshot, 2, Fault::FailBefore(ErrorKind::Unavailable));
+    let second = engine.back_up("db").await.unwrap();
+    engine.retry_stuck().await;
+    engine.settled().await;
+    assert_eq!(engine.snapshots_of("db"), [second.snapshot.to_string()]);
+    assert_eq!(engine.back_up("db").await.unwrap().parent, Some(second.id));
+}
+
+#[test]
+fn what_was_cut_for_a_backup_that_was_never_stored_goes_with_the_next() {
+    let world = World::new();
+    stopped_dead(async {
+        let engine = start(&world).await;
+        world.backend().on(Call::OpenSnapshot, 1, Fault::HangBefore);
+        engine.begin_backup("db");
+        until("it is cut", || world.backend().calls(Call::OpenSnapshot) == 1).await;
+    });
+    stopped_dead(async {
+        let engine = world.start().await;
+        engine.settled().await;
+        let made = engine.back_up("db").await.unwrap();
+        assert_eq!(engine.snapshots_of("db"), [made.snapshot.to_string()]);
+        assert_eq!(world.disk.snapshots().len(), 1);
+    });
+}
+
+#[tokio::test]
+async fn a_full_copy_that_another_backup_reads_is_removed_once_that_is_over() {
+    let world = World::new();
+    world.disk.set_copies_take(Some(Duration::ZERO));
+    let engine = start(&world).await;
+    world.backend().on(Call::OpenSnapshot, 1, Fault::Delay(LONG));
+    world.backend().on(Call::OpenSnapshot, 2, Fault::Delay(LONG * 4));
+    let first = engine.begin_backup("db");
+    until("it is cut", || world.backend().calls(Call::OpenSnapshot) == 1).await;
+    let cut = engine.snapshots_of("db").remove(0);
+    let (other, of) = (engine.clone(), cut.parse().unwrap());
+    let second =
+        tokio::spawn(
+            async move { other.change(None).back_up(name("db"), Some(of), None, None).await },
+        );
+    first.await.unwrap().unwrap();
+    assert_eq!(engine.snapshots_of("db"), [cut], "it is read");
+    engine.hold("db", "c1").await.unwrap();
+    engine.let_go("db", "c1").await.unwrap().ignore();
+    second.await.unwrap().unwrap();
+    engine.retry_stuck().await;
+    engine.settled().await;
+    assert_eq!((engine.snapshots_of("db").len(), world.disk.snapshots().len()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_full_copy_that_nobody_remembers_goes_with_the_next_backup() {
+    let world = World::new();
+    let engine = start(&world).await;
+    engine.back_up("db").await.unwrap();
+    assert_eq!(engine.snapshots_of("db").len(), 1);
+    world.disk.set_copies_take(Some(Duration::ZERO));
+    engine.back_up("db").await.unwrap();
+    assert_eq!((engine.snapshots_of("db").len(), world.disk.snapshots().len()), (0, 0));
 }
