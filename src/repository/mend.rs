@@ -106,10 +106,35 @@ impl Repository {
             }
             store.remove(&name)?;
         }
+        self.unmark(session, &opened)?;
         let options = RepairIndexOptions::default();
         opened.repair_index(&options, false).map_err(|error| session.explain(&error))?;
         store.remove(&note)
     }
+}
+
+impl Repository {
+    /// Takes back all marks of packs to be deleted. What else named those packs may be what is damaged; and of a
+    /// pack that one file names and another marks, as a prune that was broken off leaves it, rustic_core would
+    /// keep the mark alone. The next prune marks again what nobody needs.
+    fn unmark(&self, session: &Session, opened: &Opened) -> Result<()> {
+        for (id, index) in index_files(session, opened)? {
+            if index.packs_to_delete.is_empty() {
+                continue;
+            }
+            let packs = index.packs.iter().chain(&index.packs_to_delete);
+            let packs = packs.map(entry).collect::<Result<Vec<_>>>()?;
+            store_index(session, &self.cipher(opened)?, &packs, &[])?;
+            session.store().remove(&object(FileType::Index, &id))?;
+        }
+        Ok(())
+    }
+}
+
+/// All of them, read before any is written.
+fn index_files(session: &Session, opened: &Opened) -> Result<Vec<(IndexId, IndexFile)>> {
+    let files = opened.stream_files::<IndexFile>().map_err(|error| session.explain(&error))?;
+    files.map(|file| file.map_err(|error| session.explain(&error))).collect()
 }
 
 /// Each step may be the last of a daemon; all of them may be repeated.
@@ -117,28 +142,24 @@ fn set_aside(session: &Arc<Session>, opened: &Opened, cipher: &Cipher, pack: &st
     let store = session.store();
     let from = pack_name(&pack);
     let content = store.get(&from)?;
-    for item in opened.stream_files::<IndexFile>().map_err(|error| session.explain(&error))? {
-        let (id, index) = item.map_err(|error| session.explain(&error))?;
-        let (damaged, others): (Vec<_>, Vec<_>) =
-            index.packs.into_iter().partition(|one| *one.id.to_hex() == *pack);
-        if damaged.is_empty() {
+    for (id, index) in index_files(session, opened)? {
+        let is_damaged = |one: &IndexPack| *one.id.to_hex() == *pack;
+        let split = |packs: Vec<IndexPack>| packs.into_iter().partition::<Vec<_>, _>(is_damaged);
+        let ((damaged, others), (marked, others_marked)) =
+            (split(index.packs), split(index.packs_to_delete));
+        if damaged.is_empty() && marked.is_empty() {
             continue;
         }
         let mut packs = others.iter().map(entry).collect::<Result<Vec<_>>>()?;
-        for damaged in &damaged {
+        // A backup may need what is marked, until a prune has looked.
+        for damaged in damaged.iter().chain(&marked) {
             if let Some(content) = &content {
                 packs.extend(store_whole(session, cipher, content, entry(damaged)?)?);
             }
         }
-        if !packs.is_empty() {
-            store_index(session, cipher, &packs)?;
-        }
-        if !index.packs_to_delete.is_empty() {
-            // Left out, they are found as packs that no index names, and removed by a later prune.
-            tracing::debug!(
-                packs = index.packs_to_delete.len(),
-                "marks of packs to delete are dropped"
-            );
+        let others_marked = others_marked.iter().map(entry).collect::<Result<Vec<_>>>()?;
+        if !packs.is_empty() || !others_marked.is_empty() {
+            store_index(session, cipher, &packs, &others_marked)?;
         }
         store.remove(&object(FileType::Index, &id))?;
     }
@@ -166,7 +187,9 @@ fn entry(pack: &IndexPack) -> Result<PackEntry> {
     Ok(PackEntry {
         id: Digest::try_from(pack.id.into_inner())?,
         blobs: pack.blobs.iter().map(blob).collect::<Result<_>>()?,
-        time: None,
+        time: pack
+            .time
+            .and_then(|time| jiff::Timestamp::new(time.as_second(), time.subsec_nanosecond()).ok()),
     })
 }
 

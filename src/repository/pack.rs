@@ -49,7 +49,7 @@ pub(super) struct Blob {
 pub(super) struct PackEntry {
     pub(super) id: Digest,
     pub(super) blobs: Vec<Blob>,
-    /// When it was stored; none if that is not known. A prune spares packs that are young.
+    /// When it was stored, or marked to be deleted; none if that is not known. A prune spares packs that are young.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) time: Option<jiff::Timestamp>,
 }
@@ -57,6 +57,9 @@ pub(super) struct PackEntry {
 #[derive(Debug, Serialize)]
 struct IndexFile<'a> {
     packs: &'a [PackEntry],
+    /// Marked by a prune, and not in the index for those who read.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    packs_to_delete: &'a [PackEntry],
 }
 
 /// A pack that is being filled.
@@ -194,16 +197,21 @@ impl<'a> Packer<'a> {
                 blobs <= INDEXED
             });
             let (packs, others) = rest.split_at(fits.count().max(1));
-            store_index(self.session, self.cipher, packs)?;
+            store_index(self.session, self.cipher, packs, &[])?;
             rest = others;
         }
         Ok(self.bytes.into_inner())
     }
 }
 
-/// Stores an index file.
-pub(super) fn store_index(session: &Session, cipher: &Cipher, packs: &[PackEntry]) -> Result<()> {
-    let json = serde_json::to_vec(&IndexFile { packs })
+/// Stores an index file, which also names packs that are marked to be deleted.
+pub(super) fn store_index(
+    session: &Session,
+    cipher: &Cipher,
+    packs: &[PackEntry],
+    packs_to_delete: &[PackEntry],
+) -> Result<()> {
+    let json = serde_json::to_vec(&IndexFile { packs, packs_to_delete })
         .map_err(|error| Error::internal("an index").caused_by(error))?;
     session.put_sealed("index", cipher, &json)?;
     failpoint::reached_blocking(BackendStep::RepositoryIndex)

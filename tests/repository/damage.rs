@@ -212,6 +212,71 @@ fn an_index_that_is_gone() {
     assert_index_is_made_anew(|file| std::fs::remove_file(file).unwrap());
 }
 
+/// A prune that is killed leaves an index file that names what another one marks, and a backup takes it for
+/// stored. Whichever of the two is damaged, and if neither is: the pack stays.
+#[test]
+fn a_pack_that_is_marked_to_be_deleted_and_named_as_well_is_not_lost() {
+    for damaged in ["the one that names it", "the one that marks it", "another"] {
+        let world = World::new();
+        let mut three = Three::new(&world);
+        let mut disk = Disk::new(3, 3 * MIB);
+        disk.fill(0..2 * MIB, 5);
+        let (cut, before) = (disk.cut(), index_files(&world));
+        let back_up =
+            |cut: &Cut| world.repository.back_up_image(&cut.job(None), &progress()).unwrap().backup;
+        let removed = back_up(&cut);
+        let is_new = |file: &PathBuf| !before.contains(file);
+        let names = index_files(&world).into_iter().find(is_new).unwrap();
+        let content = std::fs::read(&names).unwrap();
+        world.repository.remove(removed.id).unwrap();
+        world.repository.prune(Prune::Mark, &progress()).unwrap();
+        let marks = index_files(&world).into_iter().find(is_new).unwrap();
+        std::fs::write(&names, content).unwrap();
+        let (cut, before) = (disk.cut(), index_files(&world));
+        let again = back_up(&cut);
+        assert!(again.added < MIB as u64, "{again:?}");
+        let another = index_files(&world).into_iter().find(|file| !before.contains(file)).unwrap();
+        let file = match damaged {
+            "the one that names it" => names,
+            "the one that marks it" => marks,
+            _ => another,
+        };
+        flip(&file, 50);
+        assert_ne!(damage_of(&world, &again), [""; 0], "{damaged}");
+        let healed = three.back_up_again(&world);
+        let mut all = three.all().to_vec();
+        all.extend([(&again, &cut), (&healed.0, &healed.1)]);
+        world.assert_has(&all);
+        world.repository.prune(Prune::Now, &progress()).unwrap();
+        world.assert_has(&all);
+    }
+}
+
+#[test]
+fn marks_of_packs_to_be_deleted_outlive_the_mending_of_another_pack() {
+    let world = World::new();
+    let mut three = Three::new(&world);
+    let mut disk = Disk::new(3, 3 * MIB);
+    disk.fill(0..2 * MIB, 5);
+    let cut = disk.cut();
+    let job = cut.job(None);
+    let again = world.repository.back_up_image(&job, &progress()).unwrap().backup;
+    let snapshot = world.directory().join("snapshots").join(again.id.to_string());
+    let content = std::fs::read(&snapshot).unwrap();
+    world.repository.remove(again.id).unwrap();
+    world.repository.prune(Prune::Mark, &progress()).unwrap();
+    // It was made beside the prune, by a daemon that was killed before it could look again.
+    std::fs::write(&snapshot, content).unwrap();
+    let (pack, at) = three.chunk(2);
+    flip(&pack.path, at + 1000);
+    assert_ne!(damage_of(&world, &three.first.0), [""; 0]);
+    let healed = three.back_up_again(&world);
+    world.repository.prune(Prune::Now, &progress()).unwrap();
+    let mut all = three.all().to_vec();
+    all.extend([(&again, &cut), (&healed.0, &healed.1)]);
+    world.assert_has(&all);
+}
+
 #[test]
 fn a_prune_of_a_damaged_index_makes_it_anew_and_takes_nothing() {
     for how in [Prune::Mark, Prune::Now] {
