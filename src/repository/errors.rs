@@ -6,13 +6,17 @@ use super::store::Store;
 use crate::error::{Error, ErrorKind};
 
 /// Words of errors that tell of what is damaged.
-const DAMAGED: [&str; 6] = [
+const DAMAGED: [&str; 9] = [
     "related to `cryptographic operations`",
     "deserialize",
     "not found in index",
     "is missing in index files",
     "does not exist.",
     "does not match the expected size",
+    // Ours, of packs.
+    "is missing",
+    "is not what was stored",
+    "is shorter than it should be",
 ];
 
 pub(super) fn explain(store: &Store, error: &RusticError) -> Error {

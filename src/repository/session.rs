@@ -240,10 +240,14 @@ impl ReadBackend for Objects {
         if tpe == FileType::Pack {
             // One that cannot be read is the caller's to tell of, as a part of it is.
             let read = self.0.store.get(&name);
-            let missing = || RusticError::new(RusticKind::Backend, format!("{name} is missing"));
+            let damaged =
+                |what: &str| RusticError::new(RusticKind::Backend, format!("{name} {what}"));
             let read =
                 read.map_err(|error| RusticError::new(RusticKind::Backend, error.full_message()))?;
-            return read.ok_or_else(missing);
+            let read = read.ok_or_else(|| damaged("is missing"))?;
+            // rustic_core keeps it, and takes parts of it without a look at where it ends.
+            let whole = Digest::try_from(*id).is_ok_and(|id| Digest::of(&read) == id);
+            return whole.then_some(read).ok_or_else(|| damaged("is not what was stored"));
         }
         let found = self.0.kept(self.0.store.get(&name))?;
         let missing = || match tpe {
@@ -266,7 +270,12 @@ impl ReadBackend for Objects {
         offset: u32,
         length: u32,
     ) -> RusticResult<Bytes> {
-        let read = self.0.store.get_range(&object(tpe, id), offset.into(), length.into());
+        let name = object(tpe, id);
+        let read = self.0.store.get_range(&name, offset.into(), length.into());
+        let read = read.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Error::corrupt(format!("{name} is missing")).caused_by(error),
+            _ => error,
+        });
         // A pack that cannot be read is the caller's to tell of: others may still be read.
         read.map_err(|error| RusticError::new(RusticKind::Backend, error.full_message()))
     }

@@ -8,7 +8,7 @@ use holdfast::model::Backup;
 use holdfast::repository::Prune;
 use sha2::{Digest, Sha256};
 
-use crate::faulty::{Failure, Verb};
+use crate::faulty::{Failure, Faulty, Verb};
 use crate::world::{CHUNK, Cut, Disk, Pack, World, flip, progress};
 
 const MIB: usize = 1 << 20;
@@ -161,6 +161,39 @@ fn damaged_trees_are_lost_to_those_alone_that_need_them() {
         (&three.other.0, &three.other.1),
         (&again.0, &again.1),
     ]);
+}
+
+#[test]
+fn a_pack_of_trees_that_ends_early_is_named_wherever_it_is_met() {
+    for far in [false, true] {
+        let mut world = World::new();
+        let mut three = Three::new(&world);
+        let tree = three.packs.iter().find(|pack| pack.tree).unwrap();
+        File::options().write(true).open(&tree.path).unwrap().set_len(70).unwrap();
+        let near = match far {
+            true => {
+                let far = world.far(&Faulty::new(&world.directory()));
+                Some(std::mem::replace(&mut world.repository, far))
+            }
+            false => None,
+        };
+        let named = |text: &str| assert!(text.contains(&tree.id), "{text}");
+        let error = world.repository.prune(Prune::Plan, &progress()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+        named(&error.full_message());
+        named(&world.repository.check(&progress()).unwrap().join("; "));
+        named(&world.restore_error(&three.first.0).full_message());
+        // As a base it is none.
+        let cut = three.disk.cut();
+        let job = cut.job(Some((&three.first.0, &three.first.1)));
+        let stored = world.repository.back_up_image(&job, &progress()).unwrap();
+        if let Some(near) = near {
+            world.repository = near;
+        }
+        named(&damage_of(&world, &three.first.0).join("; "));
+        assert_eq!(damage_of(&world, &stored.backup), [""; 0]);
+        assert!(world.restored(&stored.backup) == cut.content);
+    }
 }
 
 #[test]

@@ -83,6 +83,13 @@ impl World {
         Repository::over(settings, self.runtime.handle().clone(), Arc::new(store.clone()))
     }
 
+    /// The same for one that takes it for far away, and keeps what it reads.
+    pub(crate) fn far(&self, store: &Faulty) -> Repository {
+        let mut settings = self.settings();
+        settings.location = "s3:http://127.0.0.1:1/bucket".parse().unwrap();
+        Repository::over(settings, self.runtime.handle().clone(), Arc::new(store.clone()))
+    }
+
     /// The same repository for another host.
     pub(crate) fn other(&self, change: impl FnOnce(&mut RepositorySettings)) -> Repository {
         let mut settings = self.settings();
