@@ -24,6 +24,8 @@ pub(super) struct Files {
     /// The files that are not empty, by the place of their first byte.
     with_content: Vec<usize>,
     size: u64,
+    /// What of the tree is damaged, and missing among the entries.
+    faults: Vec<Fault>,
     /// The first of a file's names, by the device and the inode that it had.
     linked: HashMap<(u64, u64), usize>,
 }
@@ -54,7 +56,8 @@ impl FileEntry {
 }
 
 impl Files {
-    /// Follows the trees below `root`, which `get` gives by their ids and their names for people.
+    /// Follows the trees below `root`, which `get` gives by their ids and their names for people. Goes on past
+    /// directories that are damaged.
     pub(super) fn read(
         root: TreeId,
         mut get: impl FnMut(Option<TreeId>, &str) -> Result<Tree, Fault>,
@@ -67,26 +70,48 @@ impl Files {
         let mut directories = vec![(PathBuf::new(), data.subtree)];
         while let Some((path, tree)) = directories.pop() {
             let shown = Path::new("/").join(&path).display().to_string();
-            for node in get(tree, &shown)?.nodes {
+            let nodes = match get(tree, &shown) {
+                Ok(tree) => tree.nodes,
+                Err(fault) => {
+                    files.note(fault)?;
+                    continue;
+                }
+            };
+            for node in nodes {
                 let name = node.name();
                 if !is_name(&name) {
-                    return Err(damage(format!("{shown} has an entry that is named {name:?}")));
+                    files.note(damage(format!("{shown} has an entry that is named {name:?}")))?;
+                    continue;
                 }
                 let path = path.join(&*name);
-                files.add(path.clone(), &node)?;
-                if node.is_dir() {
-                    directories.push((path, node.subtree));
+                match files.add(path.clone(), &node) {
+                    Err(fault) => files.note(fault)?,
+                    Ok(()) if node.is_dir() => directories.push((path, node.subtree)),
+                    Ok(()) => {}
                 }
             }
         }
         Ok(files)
     }
 
+    /// Keeps what is damage, and gives back what is none.
+    fn note(&mut self, fault: Fault) -> Result<(), Fault> {
+        match fault {
+            Fault::Damage { .. } => self.faults.push(fault),
+            Fault::Unknown(_) => return Err(fault),
+        }
+        Ok(())
+    }
+
     fn add(&mut self, path: PathBuf, node: &Node) -> Result<(), Fault> {
         let (number, entry) = (self.entries.len(), from_node(node));
+        let content = node.content.clone().unwrap_or_default();
         let key = (entry.device, entry.inode);
         let link_of = if is_linked(&entry) && key.0 != 0 && key.1 != 0 {
-            Some(*self.linked.entry(key).or_insert(number)).filter(|first| *first != number)
+            // A file that got the inode of one that went while the tree was stored is another one.
+            let same =
+                |first: &usize| self.entries.get(*first).is_some_and(|one| one.content == content);
+            Some(*self.linked.entry(key).or_insert(number)).filter(same)
         } else {
             None
         };
@@ -97,9 +122,13 @@ impl Files {
                 .checked_add(entry.size)
                 .ok_or_else(|| damage(format!("/{} has no possible size", path.display())))?;
         }
-        let content = node.content.clone().unwrap_or_default();
         self.entries.push(FileEntry { path, entry, content, start, link_of });
         Ok(())
+    }
+
+    /// What is damaged, and missing among the entries.
+    pub(super) fn faults(&self) -> &[Fault] {
+        &self.faults
     }
 
     pub(super) fn entries(&self) -> &[FileEntry] {
@@ -178,9 +207,11 @@ mod tests {
     #[test]
     fn a_name_that_leads_elsewhere_is_damage() {
         for name in ["", ".", "..", "a/b", "/etc/passwd", "a\\x00b"] {
-            let fault = files(vec![node(name, 0, 0)]).unwrap_err();
-            assert!(matches!(fault, Fault::Damage { .. }), "{name}");
+            let files = files(vec![node(name, 0, 0), node("good", 1, 0)]).unwrap();
+            assert!(matches!(files.faults(), [Fault::Damage { .. }]), "{name}");
+            assert_eq!(files.entries()[1].shown(), "/good", "what is beside it is found");
         }
-        assert!(files(vec![node("...", 0, 0), node("a\\xffb", 0, 0)]).is_ok());
+        let files = files(vec![node("...", 0, 0), node("a\\xffb", 0, 0)]).unwrap();
+        assert!(files.faults().is_empty(), "{:?}", files.faults());
     }
 }

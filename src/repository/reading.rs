@@ -245,7 +245,8 @@ impl Reading {
 
     /// Where the content of all files lies.
     pub(super) fn files_content(&self, files: &Arc<Files>) -> Content {
-        let (mut packs, mut faults) = (Packs::new(), Vec::new());
+        let mut packs = Packs::new();
+        let mut faults: Vec<Fault> = files.faults().iter().map(Fault::again).collect();
         for file in files.with_content() {
             let added = self.add_file(&file.content, &file.range(), &file.shown(), &mut packs);
             faults.extend(added.err());

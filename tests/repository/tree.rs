@@ -13,7 +13,7 @@ use holdfast::model::Backup;
 use holdfast::repository::{Layout, TreeJob};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
 
-use crate::world::{Disk, World, progress};
+use crate::world::{Disk, Pack, World, flip, progress};
 
 const MIB: usize = 1 << 20;
 
@@ -347,6 +347,45 @@ fn packs(world: &World) -> Vec<(PathBuf, u64)> {
         .collect();
     packs.sort_by_key(|(_, size)| *size);
     packs
+}
+
+#[test]
+fn all_directories_that_are_damaged_are_told() {
+    let world = World::new();
+    let mut volume = Volume::new(&world);
+    for (directory, size) in [("a", 1000), ("b/deep", 2000), ("c", 4000)] {
+        fs::create_dir_all(volume.at(directory)).unwrap();
+        volume.write(format!("{directory}/file"), noise(size, size as u64));
+    }
+    let (backup, _) = volume.back_up(&world, None);
+    let cat = |kind: &str, id: &str| -> serde_json::Value {
+        serde_json::from_str(&world.restic(&["cat", kind, id])).unwrap()
+    };
+    let root = cat("snapshot", &backup.id.to_string())["tree"].as_str().unwrap().to_owned();
+    let tree_of = |path: &str| {
+        path.split('/').fold(root.clone(), |tree, name| {
+            let tree = cat("blob", &tree);
+            let mut nodes = tree["nodes"].as_array().unwrap().iter();
+            let node = nodes.find(|node| node["name"] == name).unwrap();
+            node["subtree"].as_str().unwrap().to_owned()
+        })
+    };
+    let packs = world.packs();
+    for id in ["data/a", "data/b/deep"].map(tree_of) {
+        let at = |pack: &Pack| pack.blobs.iter().find(|blob| blob.id == id).map(|blob| blob.offset);
+        let (pack, offset) = packs.iter().find_map(|pack| Some((pack, at(pack)?))).unwrap();
+        flip(&pack.path, offset + 20);
+    }
+    let found = world.repository.verify(backup.id, &progress()).unwrap();
+    assert_eq!(found.damage.len(), 2, "{found:?}");
+    assert!(found.damage[0].starts_with("the directory /a in pack"), "{found:?}");
+    assert!(found.damage[1].starts_with("the directory /b/deep in pack"), "{found:?}");
+    assert_eq!(found.bytes, 4000, "what is beside them was read");
+    let target = world.path().join("target");
+    fs::create_dir(&target).unwrap();
+    let error = world.repository.restore_tree(backup.id, &target, &progress()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+    assert_eq!(fs::read_dir(&target).unwrap().count(), 0, "nothing is made of a part");
 }
 
 #[test]
