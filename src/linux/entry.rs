@@ -10,7 +10,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags, Timespec, Timestamps, XattrFlags,
+};
 use rustix::io::Errno;
 
 use super::mount::open_directory;
@@ -201,6 +203,18 @@ impl Tree {
 }
 
 impl Found {
+    /// When it was made; none if its filesystem does not tell. It tells a file from a later one that has got
+    /// the same inode.
+    pub(crate) fn born(&self) -> Option<FileTime> {
+        let flags = AtFlags::EMPTY_PATH;
+        let told = rustix::fs::statx(&self.descriptor, "", flags, StatxFlags::BTIME).ok()?;
+        let known = told.stx_mask & StatxFlags::BTIME.bits() != 0;
+        known.then_some(FileTime {
+            seconds: told.stx_btime.tv_sec,
+            nanoseconds: told.stx_btime.tv_nsec,
+        })
+    }
+
     /// Opens a file to be read. Nothing else is opened: that can wait for ever, or do something.
     pub(crate) fn open(&self) -> Result<File> {
         if self.entry.kind != EntryKind::File {

@@ -2,6 +2,7 @@
 //! cannot read and stores the backup all the same; nor by its restore, which panics on damage and only warns of
 //! what it cannot set.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::fs::File;
@@ -28,7 +29,7 @@ use super::session::Session;
 use super::{Cache, Repository, lock};
 use crate::error::{Error, Result};
 use crate::id::BackupId;
-use crate::linux::entry::{EntryKind, Found, Tree, data_ranges};
+use crate::linux::entry::{EntryKind, FileTime, Found, Tree, data_ranges};
 use crate::model::Progress;
 
 /// Entries of a directory from which on several threads look at them.
@@ -182,11 +183,34 @@ struct Archiver<'a> {
     chunks: Chunks<'a>,
     source: &'a Tree,
     settled: Option<Timestamp>,
-    /// What was stored of files that have several names, by device and inode.
-    links: Mutex<HashMap<(u64, u64), Vec<DataId>>>,
+    /// Files that have several names, by device and inode.
+    links: Mutex<HashMap<(u64, u64), Linked>>,
     read: AtomicU64,
     size: AtomicU64,
     progress: &'a Progress,
+}
+
+/// A file that has several names, as it was stored under the first that was met.
+struct Linked {
+    born: Option<FileTime>,
+    changed: FileTime,
+    node: Node,
+}
+
+impl Linked {
+    /// Whether this is what was found under another name, and not a new file that got its inode.
+    fn is(&self, found: &Found, born: Option<FileTime>) -> bool {
+        match (self.born, born) {
+            (Some(then), Some(now)) => then == now,
+            // Whatever happens to a file changes this time.
+            _ => self.changed == found.entry.changed,
+        }
+    }
+
+    /// The same under the name of `node`: all names of a file tell of it at one time.
+    fn named(&self, node: Node) -> Node {
+        Node { name: node.name, ..self.node.clone() }
+    }
 }
 
 /// What was written.
@@ -309,9 +333,14 @@ impl Archiver<'_> {
         self.progress.add_total(size);
         self.size.fetch_add(size, Ordering::Relaxed);
         let link = is_linked(&found.entry).then_some((found.entry.device, found.entry.inode));
-        let linked = || link.as_ref().and_then(|link| self.links().get(link).cloned());
-        let known = before.and_then(|before| self.unchanged(before, &node)).or_else(linked);
-        let content = match known {
+        let born = link.and_then(|_| found.born());
+        if let Some(link) = &link
+            && let Some(first) = self.links().get(link).filter(|first| first.is(&found, born))
+        {
+            self.session.count(size);
+            return Ok(Some(first.named(node)));
+        }
+        let content = match before.and_then(|before| self.unchanged(before, &node)) {
             Some(content) => {
                 self.session.count(size);
                 content
@@ -328,14 +357,39 @@ impl Archiver<'_> {
                 }
             },
         };
-        if let Some(link) = link {
-            self.links().insert(link, content.clone());
-        }
         node.content = Some(content);
-        Ok(Some(node))
+        Ok(Some(match link {
+            Some(link) => self.linked(link, &found, born, node),
+            None => node,
+        }))
     }
 
-    fn links(&self) -> std::sync::MutexGuard<'_, HashMap<(u64, u64), Vec<DataId>>> {
+    /// The node of a file that has several names, which was stored.
+    fn linked(
+        &self,
+        link: (u64, u64),
+        found: &Found,
+        born: Option<FileTime>,
+        mut node: Node,
+    ) -> Node {
+        match self.links().entry(link) {
+            Entry::Vacant(place) => {
+                let changed = found.entry.changed;
+                place.insert(Linked { born, changed, node: node.clone() });
+            }
+            // Another thread was faster.
+            Entry::Occupied(first) if first.get().is(found, born) => {
+                return first.get().named(node);
+            }
+            // A restore makes one file of two that have the same numbers, and links.
+            Entry::Occupied(_) => {
+                (node.meta.device_id, node.meta.inode, node.meta.links) = (0, 0, 1);
+            }
+        }
+        node
+    }
+
+    fn links(&self) -> std::sync::MutexGuard<'_, HashMap<(u64, u64), Linked>> {
         lock(&self.links)
     }
 
@@ -404,5 +458,89 @@ fn unreadable(path: &Path, error: std::io::Error) -> Error {
         ))
         .hint("try again, or back up a snapshot"),
         _ => Error::io(format!("cannot read the file {shown} of the volume"), error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::super::store::Limits;
+    use super::super::{Location, RepositorySettings, S3Settings, Secret, SecretSource};
+    use super::*;
+
+    /// Makes files until one has this inode again.
+    fn reuse(directory: &Path, inode: u64, content: &str) -> PathBuf {
+        for number in 0..10_000 {
+            let path = directory.join(format!("new-{number}"));
+            fs::write(&path, content).unwrap();
+            if fs::metadata(&path).unwrap().ino() == inode {
+                return path;
+            }
+        }
+        panic!("this filesystem does not give an inode again");
+    }
+
+    #[test]
+    fn a_file_that_gets_the_inode_of_one_that_went_is_another_one() {
+        let place = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let settings = RepositorySettings {
+            name: "main".parse().unwrap(),
+            node: "node-1".to_owned(),
+            location: Location::Directory(place.path().join("repository")),
+            password: SecretSource::Given(Secret::new("secret")),
+            cache: place.path().join("cache"),
+            mountpoint: place.path().join("mounted"),
+            limits: Limits { upload: None, download: None, connections: 1 },
+            s3: S3Settings::default(),
+        };
+        let repository = Repository::new(settings, runtime.handle().clone());
+        repository.init().unwrap();
+        let session = repository.session(&Arc::default()).unwrap();
+        let opened = repository.open(&session).unwrap();
+        let cipher = repository.cipher(&opened).unwrap();
+        let (indexed, _) = repository.index(&session).unwrap();
+        let directory = place.path().join("volume");
+        fs::create_dir(&directory).unwrap();
+        let source = Tree::open(&directory).unwrap();
+        let archiver = Archiver {
+            session: &session,
+            indexed: &indexed,
+            chunks: Chunks::new(&session, &indexed, &cipher),
+            source: &source,
+            settled: None,
+            links: Mutex::default(),
+            read: AtomicU64::new(0),
+            size: AtomicU64::new(0),
+            progress: &Progress::default(),
+        };
+        let mut worker = Worker::new().unwrap();
+        let mut store = |name: &str| {
+            let found = archiver.entry(name.as_ref(), &name.into(), None, &mut worker);
+            found.unwrap().unwrap()
+        };
+        let (one, two) = (directory.join("one"), directory.join("two"));
+        fs::write(&one, "content").unwrap();
+        fs::hard_link(&one, &two).unwrap();
+        let first = store("one");
+        // It is written to before its other name is met.
+        fs::write(&one, "a longer content").unwrap();
+        let second = store("two");
+        assert_eq!((second.name.as_str(), &second.content), ("two", &first.content));
+        assert_eq!(second.meta, first.meta, "the names of one file do not differ");
+
+        let inode = fs::metadata(&one).unwrap().ino();
+        fs::remove_file(&one).unwrap();
+        fs::remove_file(&two).unwrap();
+        let new = reuse(&directory, inode, "another");
+        fs::hard_link(&new, &two).unwrap();
+        for name in [new.file_name().unwrap().to_str().unwrap(), "two"] {
+            let node = store(name);
+            assert_ne!(node.content, first.content, "{name} has the content of a file that went");
+            let link = |node: &Node| (node.meta.links > 1).then_some(node.meta.inode);
+            assert_ne!(link(&node), link(&first), "{name} would be restored as a link to it");
+        }
     }
 }
