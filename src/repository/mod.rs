@@ -30,6 +30,7 @@ mod verify;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -55,16 +56,22 @@ pub use verify::Verified;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::BackupId;
-use crate::linux::nfs;
+use crate::linux::{blocking, nfs};
 use crate::model::{Backup, Outcome, Progress};
 use crate::name::RepositoryName;
 use cipher::Cipher;
 use lock::{Access, Lock};
 use session::{Objects, Session};
-use store::Store;
+use store::{Store, Within};
 
 /// The compression level of zstd: the fastest of the usual ones (`docs/benchmarks.md`).
 const COMPRESSION: i32 = 1;
+
+/// How long a directory may take to answer. The kernel gives up a server of NFS in half of that.
+const ANSWER: Duration = Duration::from_secs(2 * nfs::ANSWER_WITHIN.as_secs());
+
+/// How long a disk may take to store a pack, and those before it.
+const WRITE: Duration = Duration::from_secs(300);
 
 /// What an administrator decides about a repository.
 #[derive(Debug, Clone)]
@@ -93,6 +100,8 @@ pub struct Repository {
     settings: RepositorySettings,
     runtime: Handle,
     store: Mutex<Option<Arc<Store>>>,
+    /// Whether a look at its directory has not come back.
+    hanging: Arc<AtomicBool>,
     /// Deriving it from the password takes as long as a small backup, on purpose.
     key: Mutex<Option<MasterKey>>,
     /// Backups never change.
@@ -115,6 +124,7 @@ impl Repository {
             settings,
             runtime,
             store: Mutex::default(),
+            hanging: Arc::default(),
             key: Mutex::default(),
             known: Mutex::default(),
         }
@@ -155,10 +165,13 @@ impl Repository {
         let settings = &self.settings;
         let mut within = None;
         let objects = match &settings.location {
-            Location::Directory(path) => directory::open(path),
+            Location::Directory(path) => {
+                within = Some(Within { read: ANSWER, write: WRITE });
+                self.open_directory(path)
+            }
             Location::Nfs { .. } => {
-                within = Some(nfs::ANSWER_WITHIN * 2);
-                directory::open(&settings.mountpoint)
+                within = Some(Within { read: ANSWER, write: ANSWER });
+                self.open_directory(&settings.mountpoint)
             }
             Location::S3 { endpoint, bucket, prefix } => {
                 objects::s3(endpoint.as_deref(), bucket, prefix, &settings.s3)
@@ -171,11 +184,36 @@ impl Repository {
         Ok(opened)
     }
 
+    fn open_directory(&self, path: &std::path::Path) -> Result<(Arc<dyn ObjectStore>, Path)> {
+        let path = path.to_owned();
+        self.unless_it_hangs(move || directory::open(&path))
+    }
+
+    /// Does what may hang in the kernel, and gives it up when it takes too long. Only one such call hangs at a
+    /// time: whoever comes later is told at once.
+    fn unless_it_hangs<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let hanging = Arc::clone(&self.hanging);
+        if hanging.swap(true, Ordering::SeqCst) {
+            return Err(Error::unavailable("the directory does not answer")
+                .hint("look at the disk or the server that it is on"));
+        }
+        let done = move || {
+            let done = work();
+            hanging.store(false, Ordering::SeqCst);
+            done
+        };
+        let answer = blocking::run("looking at the directory", ANSWER, done);
+        self.runtime.block_on(answer)
+    }
+
     /// A request that is not answered `within` so long is given up.
     fn store_of(
         &self,
         objects: (Arc<dyn ObjectStore>, Path),
-        within: Option<Duration>,
+        within: Option<Within>,
     ) -> Arc<Store> {
         let settings = &self.settings;
         let (name, place) = (settings.name.clone(), settings.location.to_string());
@@ -273,9 +311,13 @@ impl Repository {
     /// It cannot be reached or written; another password opens the one that is there.
     pub fn init(&self) -> Result<Outcome> {
         if let Location::Directory(path) = &self.settings.location {
-            std::fs::create_dir_all(path).map_err(|error| {
-                self.context(Error::io(format!("cannot make {}", path.display()), error))
-            })?;
+            let _alone = lock(&self.store);
+            let path = path.clone();
+            let make = move || {
+                std::fs::create_dir_all(&path)
+                    .map_err(|error| Error::io(format!("cannot make {}", path.display()), error))
+            };
+            self.unless_it_hangs(make).map_err(|error| self.context(error))?;
         }
         let session = self.session(&Arc::default())?;
         match self.open(&session) {

@@ -33,6 +33,15 @@ pub struct Limits {
     pub connections: usize,
 }
 
+/// How long a request may take where its client has no limit of its own: what hangs in the kernel hangs for ever.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Within {
+    /// Reading, removing, or telling of a part of a list.
+    pub(super) read: Duration,
+    /// Writing, which waits for what others write.
+    pub(super) write: Duration,
+}
+
 /// One repository's objects. Calls block, and are made on threads that may.
 #[derive(Debug)]
 pub(super) struct Store {
@@ -41,8 +50,7 @@ pub(super) struct Store {
     objects: Arc<dyn ObjectStore>,
     prefix: Path,
     runtime: Handle,
-    /// How long a request may take in all, where its client has no limit of its own.
-    within: Option<Duration>,
+    within: Option<Within>,
     silent: AtomicBool,
     requests: Arc<Semaphore>,
     upload: Option<Pace>,
@@ -56,7 +64,7 @@ impl Store {
         (objects, prefix): (Arc<dyn ObjectStore>, Path),
         runtime: Handle,
         limits: Limits,
-        within: Option<Duration>,
+        within: Option<Within>,
     ) -> Self {
         Self {
             name,
@@ -93,15 +101,13 @@ impl Store {
     /// The whole object; none if there is no such one.
     pub(super) fn get(&self, name: &str) -> Result<Option<Bytes>> {
         let path = self.path(name);
-        let read = || async {
-            match self.objects.get(&path).await {
-                Ok(found) => found.bytes().await.map(Some),
-                Err(object_store::Error::NotFound { source, .. })
-                    if !is_missing_bucket(&*source) =>
-                {
-                    Ok(None)
+        let read = |objects: Arc<dyn ObjectStore>| {
+            let path = path.clone();
+            async move {
+                match objects.get(&path).await {
+                    Ok(found) => found.bytes().await.map(Some),
+                    other => unless_missing(other.map(drop)).map(|_| None),
                 }
-                Err(error) => Err(error),
             }
         };
         let bytes = self.repeated("read", name, read)?;
@@ -113,14 +119,17 @@ impl Store {
     pub(super) fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Bytes> {
         let path = self.path(name);
         let end = offset + length;
-        let read = || async {
-            match self.objects.get_range(&path, offset..end).await {
-                Ok(bytes) => Ok(Some(bytes)),
-                // Each service has its own error for a range beyond the end.
-                Err(error) => match self.objects.head(&path).await {
-                    Ok(meta) if meta.size < end => Ok(None),
-                    _ => Err(error),
-                },
+        let read = |objects: Arc<dyn ObjectStore>| {
+            let path = path.clone();
+            async move {
+                match objects.get_range(&path, offset..end).await {
+                    Ok(bytes) => Ok(Some(bytes)),
+                    // Each service has its own error for a range beyond the end.
+                    Err(error) => match objects.head(&path).await {
+                        Ok(meta) if meta.size < end => Ok(None),
+                        _ => Err(error),
+                    },
+                }
             }
         };
         let bytes = self.repeated("read", name, read)?.filter(|bytes| bytes.len() as u64 == length);
@@ -134,15 +143,11 @@ impl Store {
     /// The size of an object; none if there is no such one.
     pub(super) fn size(&self, name: &str) -> Result<Option<u64>> {
         let path = self.path(name);
-        self.repeated("look at", name, || async {
-            match self.objects.head(&path).await {
-                Ok(meta) => Ok(Some(meta.size)),
-                Err(object_store::Error::NotFound { source, .. })
-                    if !is_missing_bucket(&*source) =>
-                {
-                    Ok(None)
-                }
-                Err(error) => Err(error),
+        self.repeated("look at", name, |objects| {
+            let path = path.clone();
+            async move {
+                let found = objects.head(&path).await;
+                unless_missing(found.map(|meta| meta.size))
             }
         })
     }
@@ -150,12 +155,18 @@ impl Store {
     /// The names, without their directories, and sizes of the objects below `directory`.
     pub(super) fn list(&self, directory: &str) -> Result<Vec<(String, u64)>> {
         let path = self.path(directory);
-        let list = || async {
-            let listed = self.objects.list(Some(&path)).map_ok(|meta| {
-                let name = meta.location.filename().unwrap_or_default().to_owned();
-                (name, meta.size)
-            });
-            listed.try_collect::<Vec<_>>().await
+        let within = self.within.map(|within| within.read);
+        let list = |objects: Arc<dyn ObjectStore>| {
+            let path = path.clone();
+            async move {
+                let mut all = Vec::new();
+                let mut listed = objects.list(Some(&path));
+                while let Some(meta) = in_time(within, listed.try_next()).await? {
+                    let name = meta.location.filename().unwrap_or_default().to_owned();
+                    all.push((name, meta.size));
+                }
+                Ok(all)
+            }
         };
         self.repeated("list", directory, list)
     }
@@ -165,36 +176,38 @@ impl Store {
         let path = self.path(name);
         self.pace(self.upload.as_ref(), content.iter().map(Bytes::len).sum());
         let payload: PutPayload = content.iter().cloned().collect();
-        self.repeated("write", name, || async {
-            self.objects.put(&path, payload.clone()).await.map(drop)
+        self.repeated("write", name, |objects| {
+            let (path, payload) = (path.clone(), payload.clone());
+            async move { objects.put(&path, payload).await.map(drop) }
         })
     }
 
     /// Removes an object, there or not.
     pub(super) fn remove(&self, name: &str) -> Result<()> {
         let path = self.path(name);
-        self.repeated("remove", name, || async {
-            match self.objects.delete(&path).await {
-                Err(object_store::Error::NotFound { source, .. })
-                    if !is_missing_bucket(&*source) =>
-                {
-                    Ok(())
-                }
-                other => other,
-            }
+        self.repeated("remove", name, |objects| {
+            let path = path.clone();
+            async move { unless_missing(objects.delete(&path).await).map(drop) }
         })
     }
 
     fn repeated<T, F, R>(&self, verb: &str, name: &str, request: F) -> Result<T>
     where
-        F: Fn() -> R,
-        R: Future<Output = object_store::Result<T>>,
+        T: Send + 'static,
+        F: Fn(Arc<dyn ObjectStore>) -> R,
+        R: Future<Output = object_store::Result<T>> + Send + 'static,
     {
+        let within = self.within.and_then(|within| match verb {
+            "write" => Some(within.write),
+            // However long a list is; each part of it has the limit.
+            "list" => None,
+            _ => Some(within.read),
+        });
         let mut pause = FIRST_PAUSE;
-        let work = async {
+        let done = self.runtime.block_on(async {
             for _ in 1..TRIES {
-                match self.once(&request).await {
-                    // The kernel has repeated it already.
+                match self.once(within, &request).await {
+                    // The kernel has repeated it already, or hangs.
                     Err(error) if self.within.is_some() && is_timeout(&error) => return Err(error),
                     Err(error) if self.kind(&error) == ErrorKind::Unavailable => {
                         tracing::debug!(repository = %self.name, "{verb} {name}: {error}; trying again");
@@ -204,31 +217,35 @@ impl Store {
                 tokio::time::sleep(pause).await;
                 pause *= 2;
             }
-            self.once(&request).await
-        };
-        let done = self.runtime.block_on(async {
-            match self.within {
-                None => work.await,
-                // What hangs in the kernel is left to itself. It can do no harm later: what an object holds
-                // is told by its name.
-                Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|late| {
-                    let source = std::io::Error::new(std::io::ErrorKind::TimedOut, late).into();
-                    Err(object_store::Error::Generic { store: "directory", source })
-                }),
-            }
+            self.once(within, &request).await
         });
         self.silent.store(done.as_ref().is_err_and(is_timeout), Ordering::Relaxed);
         done.map_err(|error| self.explain(verb, name, error))
     }
 
-    async fn once<T, F, R>(&self, request: &F) -> object_store::Result<T>
+    /// What hangs in the kernel is left to itself. It can do no harm later: what an object holds is told by its
+    /// name. It keeps its turn, so that no more hang than there are.
+    async fn once<T, F, R>(&self, within: Option<Duration>, request: &F) -> object_store::Result<T>
     where
-        F: Fn() -> R,
-        R: Future<Output = object_store::Result<T>>,
+        T: Send + 'static,
+        F: Fn(Arc<dyn ObjectStore>) -> R,
+        R: Future<Output = object_store::Result<T>> + Send + 'static,
     {
         // It is never closed.
-        let _turn = self.requests.acquire().await;
-        request().await
+        let turn = Arc::clone(&self.requests).acquire_owned();
+        let Some(limits) = self.within else {
+            let _turn = turn.await;
+            return request(Arc::clone(&self.objects)).await;
+        };
+        // Those before may hang.
+        let turn = in_time(Some(limits.write), async { Ok(turn.await) }).await?;
+        let request = request(Arc::clone(&self.objects));
+        let task = self.runtime.spawn(async move {
+            let done = request.await;
+            drop(turn);
+            done
+        });
+        in_time(within, async move { task.await? }).await
     }
 
     fn pace(&self, pace: Option<&Pace>, bytes: usize) {
@@ -278,10 +295,32 @@ impl Store {
             }
             ErrorKind::Unsupported => explained.hint("look at the repository's credentials and at who may use it"),
             ErrorKind::OutOfSpace => explained
-                .hint("make room there: remove backups and run `holdfast backup prune`, or give it more space"),
+                .hint("make room there: remove backups and run `holdfast backup prune --now`, or give it more space"),
             ErrorKind::Unavailable => explained.hint("try again when it can be reached"),
             _ => explained,
         }
+    }
+}
+
+/// Ends what is not over in time, as the kernel does where it has a limit.
+async fn in_time<T>(
+    within: Option<Duration>,
+    work: impl Future<Output = object_store::Result<T>>,
+) -> object_store::Result<T> {
+    let Some(within) = within else { return work.await };
+    tokio::time::timeout(within, work).await.unwrap_or_else(|late| {
+        let source = std::io::Error::new(std::io::ErrorKind::TimedOut, late).into();
+        Err(object_store::Error::Generic { store: "directory", source })
+    })
+}
+
+/// None of an object that is not there.
+fn unless_missing<T>(found: object_store::Result<T>) -> object_store::Result<Option<T>> {
+    match found {
+        Err(object_store::Error::NotFound { source, .. }) if !is_missing_bucket(&*source) => {
+            Ok(None)
+        }
+        other => other.map(Some),
     }
 }
 
@@ -359,5 +398,43 @@ mod tests {
             let due = Duration::from_millis(500 * (i as u64 + 1));
             assert!(*wait <= due && *wait > due - Duration::from_millis(400), "{waits:?}");
         }
+    }
+
+    #[test]
+    fn requests_that_hang_are_given_up_and_no_more_of_them_hang_than_there_may_be() {
+        let place = tempfile::tempdir().unwrap();
+        let fifo = place.path().join("hangs");
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        std::fs::write(place.path().join("there"), "content").unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(4)
+            .enable_all()
+            .build()
+            .unwrap();
+        let limits = Limits { upload: None, download: None, connections: 3 };
+        let short = Duration::from_millis(50);
+        let store = Store::new(
+            "main".parse().unwrap(),
+            "here".to_owned(),
+            super::super::directory::open(place.path()).unwrap(),
+            runtime.handle().clone(),
+            limits,
+            Some(Within { read: short, write: short }),
+        );
+        let began = Instant::now();
+        for _ in 0..10 {
+            let error = store.get("hangs").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+            assert!(store.is_silent());
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        // A thread is left for others.
+        runtime.block_on(runtime.spawn_blocking(|| ())).unwrap();
+        // Whoever writes there lets them all go on.
+        drop(std::fs::File::options().write(true).open(&fifo).unwrap());
+        let answers = || store.get("there").is_ok_and(|found| found.is_some());
+        assert!((0..200).any(|_| answers()), "it answers again");
     }
 }

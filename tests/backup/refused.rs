@@ -1,6 +1,7 @@
 //! Repositories that cannot be used: what is said, and what to do.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -8,7 +9,7 @@ use crate::common::cli::Cli;
 use crate::common::daemon::Launch;
 use crate::common::host::Host;
 use crate::common::repository::{PASSWORD, Repository};
-use crate::{back_up, create, refused, snapshots, start, text};
+use crate::{back_up, create, refused, snapshots, start, start_with, text};
 
 /// What `backup create data` ends with, and what lists say of the repository.
 #[track_caller]
@@ -96,4 +97,38 @@ fn one_that_cannot_be_written() {
     assert_eq!(text(&daemon, "copy"), "kept", "it may still be read");
     host.run("umount", &[directory]);
     back_up(&cli, "data");
+}
+
+#[test]
+fn one_whose_disk_hangs_holds_up_no_other() {
+    let host = Host::new();
+    let stuck = host.dir().join("stuck");
+    fs::create_dir(&stuck).unwrap();
+    // Whoever opens it waits for ever.
+    host.run("mkfifo", &[stuck.join("config").to_str().unwrap()]);
+    let key = Repository::of(&host).key;
+    let (daemon, _) = start_with(&host, |launch| {
+        launch
+            .env("HOLDFAST_REPOSITORY_STUCK_URL", stuck.to_str().unwrap())
+            .env("HOLDFAST_REPOSITORY_STUCK_PASSWORD_FILE", key.to_str().unwrap())
+            .env("HOLDFAST_DEFAULT_REPOSITORY", "main")
+    });
+    let cli = daemon.cli();
+    create(&daemon, "data", "kept");
+    let began = Instant::now();
+    let (list, views) = std::thread::scope(|scope| {
+        let list = scope.spawn(|| cli.run(&["backup", "ls"]));
+        let views = scope.spawn(|| cli.ok(&["repository", "ls"]).json());
+        back_up(&cli, "data");
+        assert_eq!(text(&daemon, "data"), "kept");
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+        let backups = cli.ok(&["backup", "ls", "--repository", "main"]).json();
+        assert_eq!(backups.as_array().unwrap().len(), 1);
+        (list.join().unwrap(), views.join().unwrap())
+    });
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    let (_, error) = refused(&list);
+    assert_eq!(error["code"], "unavailable", "{error}");
+    assert_says(&error, "repository stuck at", "try again");
+    assert_eq!((&views[0]["state"], &views[1]["state"]), (&json!("ready"), &json!("unreachable")));
 }

@@ -252,8 +252,9 @@ impl Work {
         let asked = Arc::clone(&repository);
         let backups = blocking(move || asked.backups()).await?;
         let operation = self.begin_backup(volume, snapshot).await?;
+        let name = repository.name().clone();
         let done = self.store_backup(&operation, repository, hook, scheduled, &backups).await;
-        if let Err(error) = self.end_backup(&operation, done.is_ok(), &backups).await
+        if let Err(error) = self.end_backup(&operation, &name, done.is_ok(), &backups).await
             && error.kind() != ErrorKind::InUse
         {
             // The backup is there or not without it; what is not in order is tried again.
@@ -407,11 +408,22 @@ impl Work {
     async fn end_backup(
         &self,
         operation: &Operation,
+        repository: &RepositoryName,
         stored: bool,
         backups: &[Arc<Backup>],
     ) -> Result<()> {
-        // Asked before anybody has to wait for this.
-        let everywhere = self.engine.backups(None, None).await.ok();
+        let was_base_here =
+            |one: &Snapshot| backups.iter().any(|backup| backup.snapshot_uuid == one.uuid);
+        // Asked before anybody has to wait for this, and only if it matters: one that does not answer takes its
+        // time.
+        let find = self.engine.inner.catalog.read(|state| state.volume(operation.volume).cloned());
+        let cut = find.map(|volume| self.engine.snapshots_of_backups(&volume, self.id));
+        let mut others = cut.iter().flatten().filter(|one| !cuts(operation, one));
+        let everywhere = match stored {
+            true if others.all(|one| was_base_here(one)) => None,
+            true => self.engine.backups(None, None).await.ok(),
+            false => self.engine.backups(None, Some(repository)).await.ok(),
+        };
         let owned = self.own_volume(operation.volume, "backup").await?;
         if let (Some((_ownership, volume)), OperationKind::Backup { snapshot, made: true }) =
             (&owned, &operation.kind)
@@ -423,10 +435,8 @@ impl Work {
                 all.map(|backup| backup.snapshot_uuid).any(|uuid| uuid == one.uuid)
             };
             // That of this repository's last backup, or that of one that was removed.
-            let is_replaced = |one: &Snapshot| {
-                backups.iter().any(|backup| backup.snapshot_uuid == one.uuid)
-                    || everywhere.is_some() && !is_base(one)
-            };
+            let is_replaced =
+                |one: &Snapshot| was_base_here(one) || everywhere.is_some() && !is_base(one);
             for one in self.engine.snapshots_of_backups(volume, self.id) {
                 let cheap = self.engine.is_cheap_base(volume, &one).await?;
                 let own = one.name == *snapshot;

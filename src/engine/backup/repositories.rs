@@ -150,6 +150,21 @@ pub(in super::super) async fn blocking<T: Send + 'static>(
         .map_err(|join| Error::internal("work on a repository broke off").caused_by(join))?
 }
 
+/// Asks all of these at once, so that none waits for another.
+async fn answers<T: Send + 'static>(
+    repositories: Vec<Arc<Repository>>,
+    work: impl Fn(&Repository) -> Result<T> + Clone + Send + 'static,
+) -> Vec<(Arc<Repository>, Result<T>)> {
+    let asked = repositories.into_iter().map(|repository| {
+        let work = work.clone();
+        async move {
+            let told = answer(&repository, work).await;
+            (repository, told)
+        }
+    });
+    futures_util::future::join_all(asked).await
+}
+
 /// The same for what a person waits for.
 async fn answer<T: Send + 'static>(
     repository: &Arc<Repository>,
@@ -214,8 +229,9 @@ impl Engine {
         repository: Option<&RepositoryName>,
     ) -> Result<Vec<Backup>> {
         let mut all = Vec::new();
-        for repository in self.inner.config.repositories.asked(repository)? {
-            all.extend(answer(&repository, Repository::backups).await?);
+        let asked = self.inner.config.repositories.asked(repository)?;
+        for (_, told) in answers(asked, Repository::backups).await {
+            all.extend(told?);
         }
         if let Some(name) = volume {
             let uuid = self.find(name).map(|volume| volume.uuid);
@@ -262,8 +278,9 @@ impl Engine {
     ) -> Result<(Arc<Repository>, Backup)> {
         let mut found: Vec<(Arc<Repository>, Arc<Backup>)> = Vec::new();
         let mut unread = None;
-        for repository in self.inner.config.repositories.asked(repository)? {
-            match answer(&repository, Repository::backups).await {
+        let asked = self.inner.config.repositories.asked(repository)?;
+        for (repository, told) in answers(asked, Repository::backups).await {
+            match told {
                 Ok(backups) => {
                     let named = backups.into_iter().filter(|backup| wanted.names(backup.id));
                     found.extend(named.map(|backup| (Arc::clone(&repository), backup)));
@@ -288,11 +305,10 @@ impl Engine {
     /// The repositories of the configuration, by name. One that cannot be reached hides no other.
     pub async fn repositories(&self) -> Vec<RepositoryView> {
         let mut views = Vec::new();
-        for repository in self.inner.config.repositories.all.values() {
-            let asked = answer(repository, |repository| {
-                Ok((repository.backups()?.len(), repository.size()?))
-            });
-            let (state, told, error) = match asked.await {
+        let all = self.inner.config.repositories.all.values().cloned().collect();
+        let look = |repository: &Repository| Ok((repository.backups()?.len(), repository.size()?));
+        for (repository, told) in answers(all, look).await {
+            let (state, told, error) = match told {
                 Ok(told) => (RepositoryState::Ready, Some(told), None),
                 Err(error) => {
                     let state = match error.kind() {
