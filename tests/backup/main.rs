@@ -11,6 +11,7 @@ mod database;
 mod refused;
 mod restoring;
 mod running;
+mod scheduled;
 
 use std::fs;
 
