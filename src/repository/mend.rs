@@ -36,6 +36,11 @@ impl Repository {
         session.store().put(&format!("{NOTES}/{damaged}"), &[])
     }
 
+    /// Takes such a note back.
+    pub(super) fn forget_damage(&self, session: &Session, damaged: &str) -> Result<()> {
+        session.store().remove(&format!("{NOTES}/{damaged}"))
+    }
+
     /// The repository with its index, and the names of the index files that told. Leaves a note if the index
     /// is damaged.
     pub(super) fn index(&self, session: &Arc<Session>) -> Result<(Indexed, BTreeSet<String>)> {

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Repository;
 use super::lock::Access;
+use super::mend::INDEX;
 use super::session::Session;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::Progress;
 
 /// What to do about that which no backup needs.
@@ -24,6 +25,13 @@ pub enum Prune {
     Mark,
     /// Remove it now. Nothing else may use the repository meanwhile.
     Now,
+}
+
+/// Whether there is room for a new index beside the old one, and for what is written again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Left,
+    None,
 }
 
 /// What a prune has done or would do, in bytes.
@@ -42,11 +50,41 @@ pub struct Pruned {
 }
 
 impl Repository {
-    /// Gives back the room of what no backup needs.
+    /// Gives back the room of what no backup needs. [`Prune::Now`] works on a full disk too.
     ///
     /// # Errors
     /// `InUse` while others use the repository, for [`Prune::Now`]; it cannot be read or written.
     pub fn prune(&self, how: Prune, progress: &Arc<Progress>) -> Result<Pruned> {
+        match self.try_to_prune(how, Room::Left, progress) {
+            Err(error) if error.kind() == ErrorKind::OutOfSpace && how == Prune::Now => {
+                self.prune_without_room(progress)
+            }
+            Err(error) if error.kind() == ErrorKind::OutOfSpace => Err(error.hint(
+                "to mark what is not needed takes room: `holdfast backup prune --now` gives room back without",
+            )),
+            other => other,
+        }
+    }
+
+    /// Removes first what needs no room, and then what was in the way of the rest.
+    fn prune_without_room(&self, progress: &Arc<Progress>) -> Result<Pruned> {
+        let is_full = |error: &Error| error.kind() == ErrorKind::OutOfSpace;
+        let prune = |room| self.try_to_prune(Prune::Now, room, progress);
+        let first = prune(Room::None).map_err(|error| match is_full(&error) {
+            true => error.hint(
+                "not even a lock has room: remove a backup with `holdfast backup rm`, or give it more space",
+            ),
+            false => error,
+        })?;
+        let rest = match prune(Room::Left) {
+            // What it has begun to write is in the way of others.
+            Err(error) if is_full(&error) => prune(Room::None),
+            other => other,
+        }?;
+        Ok(Pruned { removed: first.removed + rest.removed, unused: first.unused, ..rest })
+    }
+
+    fn try_to_prune(&self, how: Prune, room: Room, progress: &Arc<Progress>) -> Result<Pruned> {
         if how != Prune::Plan {
             self.mend()?;
         }
@@ -62,7 +100,16 @@ impl Repository {
         if how == Prune::Now {
             options.keep_delete = Span::new();
         }
-        options.max_repack = LimitOption::Unlimited;
+        options.max_repack = match room {
+            Room::Left => LimitOption::Unlimited,
+            Room::None => LimitOption::Size(bytesize::ByteSize(0)),
+        };
+        if room == Room::None {
+            // Nobody else is there. Whoever comes after a break between the two makes it anew, at once if the note
+            // had room, and else when it was missed: nothing is pruned before.
+            let _ = self.note_damage(&session, INDEX);
+            options.early_delete_index = true;
+        }
         let before = names(&session, FileType::Snapshot)?;
         let plan = opened.prune_plan(&options).map_err(|error| session.explain(&error))?;
         let (size, marked) = (plan.stats.size_sum(), plan.stats.size_to_delete);
@@ -77,6 +124,9 @@ impl Repository {
         if how != Prune::Plan {
             session.go_on()?;
             opened.prune(&options, plan).map_err(|error| session.explain(&error))?;
+        }
+        if room == Room::None {
+            self.forget_damage(&session, INDEX)?;
         }
         let now = names(&session, FileType::Snapshot)?;
         if how == Prune::Mark && !now.is_subset(&before) {

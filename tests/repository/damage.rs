@@ -379,6 +379,7 @@ fn a_store_that_cannot_be_read_is_not_taken_for_damage() {
         let kind = match failure {
             Failure::Refused => ErrorKind::Unsupported,
             Failure::Unreachable => ErrorKind::Unavailable,
+            Failure::Full => ErrorKind::OutOfSpace,
         };
         assert_eq!(error.kind(), kind, "{error:?}");
     }

@@ -37,6 +37,8 @@ pub(crate) enum Failure {
     Refused,
     /// Repeated for a while.
     Unreachable,
+    /// There is no room.
+    Full,
 }
 
 impl Failure {
@@ -45,6 +47,10 @@ impl Failure {
         match self {
             Self::Refused => Error::PermissionDenied { path: String::new(), source },
             Self::Unreachable => Error::Generic { store: "test", source },
+            Self::Full => {
+                let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+                Error::Generic { store: "test", source: full.into() }
+            }
         }
     }
 }

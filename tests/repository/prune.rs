@@ -1,6 +1,7 @@
 //! A prune takes what nobody needs and nothing else, whoever works beside it.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use holdfast::error::ErrorKind;
 use holdfast::model::Backup;
@@ -8,7 +9,7 @@ use holdfast::repository::Prune;
 
 use crate::faulty::{Failure, Faulty, Verb};
 use crate::gate::Waiting;
-use crate::world::{Cut, Disk, World, progress};
+use crate::world::{Cut, Disk, Mounted, World, progress};
 
 const MIB: usize = 1 << 20;
 
@@ -182,4 +183,87 @@ fn the_first_backup_of_all_is_not_pruned_before_it_counts() {
     world.assert_has(&[(&one, &cut)]);
     elsewhere.prune(Prune::Now, &progress()).unwrap();
     world.assert_has(&[(&one, &cut)]);
+}
+
+#[test]
+fn a_full_disk_is_pruned() {
+    let world = World::without_repository();
+    let disk = Mounted::ext4(&world.directory(), 64 << 20);
+    world.repository.init().unwrap();
+    let [one, two] = [1, 2].map(|number| {
+        let mut disk = Disk::new(number, 6 * MIB);
+        disk.fill(0..6 * MIB, 10 + number as u64);
+        disk.cut()
+    });
+    let (first, second) = (back_up(&world, &one, None), back_up(&world, &two, None));
+    let both = packs(&world);
+    disk.fill();
+    let error = world.repository.back_up_image(&one.job(None), &progress()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfSpace, "{error:?}");
+    assert!(error.hint_text().unwrap().contains("prune --now"), "{error:?}");
+    world.repository.remove(first.id).unwrap();
+    let error = world.repository.prune(Prune::Mark, &progress()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfSpace, "{error:?}");
+    assert!(error.hint_text().unwrap().contains("prune --now"), "{error:?}");
+    let done = world.repository.prune(Prune::Now, &progress()).unwrap();
+    assert!(done.removed > 6 * MIB as u64, "{done:?}");
+    assert!(packs(&world) <= both - 6 * MIB as u64);
+    world.assert_has(&[(&second, &two)]);
+    // And there is room for what needs some.
+    let third = back_up(&world, &two, None);
+    world.assert_has(&[(&second, &two), (&third, &two)]);
+    drop(disk);
+}
+
+#[test]
+fn a_disk_that_a_backup_has_filled_is_pruned() {
+    let world = World::without_repository();
+    let disk = Mounted::ext4(&world.directory(), 64 << 20);
+    world.repository.init().unwrap();
+    let mut large = Disk::new(1, 96 * MIB);
+    large.fill(0..6 * MIB, 1);
+    let small = large.cut();
+    let kept = back_up(&world, &small, None);
+    large.fill(8 * MIB..90 * MIB, 2);
+    let large = large.cut();
+    let error = world.repository.back_up_image(&large.job(None), &progress()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfSpace, "{error:?}");
+    world.repository.prune(Prune::Now, &progress()).unwrap();
+    assert!(packs(&world) < 8 * MIB as u64, "{}", packs(&world));
+    world.assert_has(&[(&kept, &small)]);
+    drop(disk);
+}
+
+#[test]
+fn a_prune_of_a_full_disk_that_breaks_off_without_an_index_loses_nothing() {
+    for noted in [true, false] {
+        let (world, store) = World::faulty();
+        let [one, two] = [1, 2].map(|number| {
+            let mut disk = Disk::new(number, 2 * MIB);
+            disk.fill(0..2 * MIB, 10 + number as u64);
+            disk.cut()
+        });
+        let (first, second) = (back_up(&world, &one, None), back_up(&world, &two, None));
+        world.repository.remove(first.id).unwrap();
+        let tries = AtomicUsize::new(0);
+        store.obey(move |verb, path| match (verb, path.split('/').next()) {
+            (Verb::Put, Some("holdfast")) if !noted => Some(Failure::Full),
+            (Verb::Put, Some("index")) if tries.fetch_add(1, Ordering::SeqCst) == 0 => {
+                Some(Failure::Full)
+            }
+            (Verb::Put, Some("index")) => Some(Failure::Refused),
+            _ => None,
+        });
+        let error = world.repository.prune(Prune::Now, &progress()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
+        store.obey_nothing();
+        if !noted {
+            let error = world.repository.prune(Prune::Now, &progress()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+            assert_ne!(world.repository.verify(second.id, &progress()).unwrap().damage, [""; 0]);
+        }
+        world.repository.prune(Prune::Now, &progress()).unwrap();
+        world.assert_has(&[(&second, &two)]);
+        assert!(packs(&world) < 3 * MIB as u64);
+    }
 }

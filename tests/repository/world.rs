@@ -390,6 +390,28 @@ impl Mounted {
         Self(at.to_owned())
     }
 
+    /// An image of this size next to it, which only root can fill, and does to the last block.
+    pub(crate) fn ext4(at: &Path, size: u64) -> Self {
+        std::fs::create_dir_all(at).unwrap();
+        let image = at.with_extension("img");
+        File::create(&image).unwrap().set_len(size).unwrap();
+        let (image, shown) = (image.to_str().unwrap(), at.to_str().unwrap());
+        run("mkfs.ext4", &["-q", "-m", "0", image]);
+        run("mount", &["-o", "loop", image, shown]);
+        Self(at.to_owned())
+    }
+
+    /// Writes a file there that leaves no room.
+    pub(crate) fn fill(&self) {
+        let file = File::create(self.0.join("filler")).unwrap();
+        let mut at = 0;
+        for piece in [1 << 20, 4096, 512] {
+            while file.write_all_at(&vec![1; piece], at).and_then(|()| file.sync_all()).is_ok() {
+                at += piece as u64;
+            }
+        }
+    }
+
     pub(crate) fn remount(&self, options: &str) {
         let options = format!("remount,{options}");
         run("mount", &["-o", &options, self.0.to_str().unwrap()]);
