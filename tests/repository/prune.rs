@@ -190,9 +190,9 @@ fn a_full_disk_is_pruned() {
     let world = World::without_repository();
     let disk = Mounted::ext4(&world.directory(), 64 << 20);
     world.repository.init().unwrap();
-    let [one, two] = [1, 2].map(|number| {
+    let [one, two] = [(1, 11), (2, 12)].map(|(number, seed)| {
         let mut disk = Disk::new(number, 6 * MIB);
-        disk.fill(0..6 * MIB, 10 + number as u64);
+        disk.fill(0..6 * MIB, seed);
         disk.cut()
     });
     let (first, second) = (back_up(&world, &one, None), back_up(&world, &two, None));
@@ -238,9 +238,9 @@ fn a_disk_that_a_backup_has_filled_is_pruned() {
 fn a_prune_of_a_full_disk_that_breaks_off_without_an_index_loses_nothing() {
     for noted in [true, false] {
         let (world, store) = World::faulty();
-        let [one, two] = [1, 2].map(|number| {
+        let [one, two] = [(1, 11), (2, 12)].map(|(number, seed)| {
             let mut disk = Disk::new(number, 2 * MIB);
-            disk.fill(0..2 * MIB, 10 + number as u64);
+            disk.fill(0..2 * MIB, seed);
             disk.cut()
         });
         let (first, second) = (back_up(&world, &one, None), back_up(&world, &two, None));
